@@ -1,0 +1,34 @@
+"""What a sample is: named input arrays with an id a person recognises and a digest a receipt can pin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sample:
+    """``inputs``: input name -> array with a leading batch axis of 1, in the engine's dtype and layout."""
+
+    id: str
+    digest: str
+    inputs: Mapping[str, np.ndarray[Any, Any]]
+
+
+class SampleSet(Protocol):
+    """An ordered collection of samples; iterating decodes one at a time, so memory does not grow with the set."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Sample]: ...
+
+    def identities(self) -> list[tuple[str, str]]:
+        """(id, sha256 of the source file) of every sample, in order, without decoding any."""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able: where the samples come from and how they are preprocessed; goes into the receipt."""
