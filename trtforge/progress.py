@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -15,7 +15,7 @@ class Task(Protocol):
 
 
 class Progress(Protocol):
-    def task(self, label: str, total: int | None) -> _TaskContext:
+    def task(self, label: str, total: int | None) -> AbstractContextManager[Task]:
         """A context manager that yields a :class:`Task`; ``total=None`` when the length is unknown."""
 
     def log(self, message: str) -> None:
@@ -23,12 +23,6 @@ class Progress(Protocol):
 
     def warn(self, message: str) -> None:
         """One line for the log on stderr, shown even where ``log`` is not."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class _QuietTask:
