@@ -1,5 +1,18 @@
 """The catalogue of errors: one file per family, one class per error."""
 
+from trtforge.errors import backend, calibration, engine, environment, graph, recipe, usage, verify
 from trtforge.errors.base import EXIT_CODES, TrtforgeError, catalogue
 
-__all__ = ["EXIT_CODES", "TrtforgeError", "catalogue"]
+__all__ = [
+    "EXIT_CODES",
+    "TrtforgeError",
+    "backend",
+    "calibration",
+    "catalogue",
+    "engine",
+    "environment",
+    "graph",
+    "recipe",
+    "usage",
+    "verify",
+]

@@ -115,7 +115,7 @@ class Engine(Strict):
     surgery: tuple[str, ...] = Field((), description="Surgery passes, in this order; see `trtforge surgery --list`")
     precision: Precision = "int8"
     calibration: Calibration | None = None
-    quantize: Quantize = Field(default_factory=lambda: Quantize())
+    quantize: Quantize = Field(default_factory=Quantize)
     verify: Verify | None = None
     dla: Dla | None = None
     workspace: Annotated[str, StringConstraints(pattern=r"^\d+(KiB|MiB|GiB)$")] = "1GiB"

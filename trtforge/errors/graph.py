@@ -1,0 +1,1 @@
+"""Errors of models and graph surgery."""

@@ -1,0 +1,1 @@
+"""Errors of recipes and targets."""

@@ -1,0 +1,1 @@
+"""Errors of wrong use of the command line."""
