@@ -1,1 +1,241 @@
 """Errors of the engine store and loading."""
+
+from __future__ import annotations
+
+from trtforge.errors.base import TrtforgeError
+
+
+class StoreNotAFolder(TrtforgeError):
+    """The path of the engine store, or of a folder inside it, is taken by something that is not a folder.
+
+    An engine store is a folder of engines, each a folder of numbered versions: a Triton model repository. This
+    happens when `--store` (or `store:` in the recipe) names a file, or when a file lies where an engine's folder
+    belongs. Move the file away, or name another store.
+    """
+
+    code = "ENG101"
+    title = "store path is not a folder"
+
+
+class StoreReadOnly(TrtforgeError):
+    """The engine store cannot be written: the file system is mounted read-only, or its owner is another user.
+
+    Nothing was published. Engines in a read-only store can still be listed, inspected and run. Build into another
+    folder with `--store`, or make this one writable.
+    """
+
+    code = "ENG102"
+    title = "store is not writable"
+
+
+class StoreFull(TrtforgeError):
+    """The disk (or the quota) that holds the engine store is full.
+
+    Nothing was published and what had been written of the new version was removed; older versions are as they
+    were. A publish needs room for one more copy of the engine. Delete versions that are no longer served, or name
+    a store on another disk with `--store`; the calibrated scales are cached, so the next build resumes there.
+    """
+
+    code = "ENG103"
+    title = "store is full"
+
+
+class StoreUnreadable(TrtforgeError):
+    """The operating system refused to read or write the engine store for a reason other than space or permission.
+
+    Usually a disk or network file system in trouble; the system's own words are in the message. Check the disk
+    (`dmesg`, `df`), then run the command again: publishing is atomic, so nothing is half-written.
+    """
+
+    code = "ENG104"
+    title = "store input/output error"
+
+
+class NotServable(TrtforgeError):
+    """An engine input or output has a data type that the serving configuration has no name for.
+
+    `config.pbtxt` names every input and output with one of Triton's types (BOOL, UINT8..64, INT8..64, FP16, FP32,
+    FP64, BF16, STRING). Engines whose borders are narrower than that (FP8, INT4) need a Cast at the border.
+    """
+
+    code = "ENG105"
+    title = "data type has no serving name"
+
+
+class EngineNotFound(TrtforgeError):
+    """No engine lies where the reference points.
+
+    An engine is named by its folder (`engines/a100/resnet50`), by a version of it (`engines/a100/resnet50/3`), or
+    by its bare name (`resnet50`, `resnet50/3`, `a100/resnet50`), which is looked for in every store under
+    `engines/`. The message lists the engines that are there and the names nearest to the one given.
+    """
+
+    code = "ENG106"
+    title = "engine not found"
+
+
+class EngineAmbiguous(TrtforgeError):
+    """A bare engine name fits engines in more than one store.
+
+    Each recipe publishes to a store of its own, so a network built for several targets has one engine in each. Give
+    the store too, as in `a100/resnet50`.
+    """
+
+    code = "ENG107"
+    title = "engine name is ambiguous"
+
+
+class ManifestUnreadable(TrtforgeError):
+    """A version's `manifest.json` is missing, is not JSON, or does not have the shape of a manifest.
+
+    The manifest says what the engine was built from and for; without it nothing about the engine can be checked, so
+    it is not loaded. A folder copied by hand without its manifest, or written by a newer trtforge, looks like this.
+    Build the engine again, or copy the whole version folder again.
+    """
+
+    code = "ENG108"
+    title = "manifest unreadable"
+
+
+class ManifestChanged(TrtforgeError):
+    """A manifest is not the one that was published: its seal does not match, or it lies in another engine's folder.
+
+    The seal is a digest of everything else in the manifest. It finds edits and damage; it is no signature, since
+    whoever can write the store can seal anew. What the manifest says decides whether an engine is loaded, so a
+    changed one is refused. Build the engine again, or restore the version folder.
+    """
+
+    code = "ENG109"
+    title = "manifest was changed"
+
+
+class EngineFileMissing(TrtforgeError):
+    """A file that the manifest lists is not in the version folder.
+
+    Usually a copy that left something out (external weights, for one), or a deletion by hand. Copy the whole version
+    folder again, or build the engine again.
+    """
+
+    code = "ENG110"
+    title = "engine file missing"
+
+
+class EngineFileChanged(TrtforgeError):
+    """A file of an engine is not the one that was published: its size or its digest differs from the manifest.
+
+    One flipped bit is enough. The file was not handed to any deserializer: a changed plan can crash it or run code.
+    Transfers in text mode, truncated copies and tools that write their own header into a plan do this. Copy the
+    version folder again, or build the engine again.
+    """
+
+    code = "ENG111"
+    title = "engine file changed"
+
+
+class BackendUnavailable(TrtforgeError):
+    """The engine is sound, but what runs engines of its kind is not usable on this machine.
+
+    A TensorRT plan needs an NVIDIA GPU with its driver and the matching runtime; an onnxruntime engine needs the
+    onnxruntime package. `trtforge doctor` shows what works here and what would make the rest work.
+    """
+
+    code = "ENG112"
+    title = "engine cannot run here"
+
+
+class WrongGpu(TrtforgeError):
+    """The engine was compiled for a GPU of another compute capability (SM) than this machine's.
+
+    A plan holds machine code for one SM: 8.0 is A100 and A30, 8.6 is A2, 8.7 is Orin. It is refused before the
+    deserializer sees it. Build the recipe of this machine's target; `trtforge targets` lists them with their SM.
+    """
+
+    code = "ENG113"
+    title = "engine was built for another GPU"
+
+
+class WrongCpu(TrtforgeError):
+    """The engine was built for CPU instructions that this processor does not have.
+
+    The form of an INT8 engine for the CPU is chosen, and checked, on the machine that builds it: a form that is exact
+    with VNNI instructions can saturate silently without them. Build the recipe on this machine.
+    """
+
+    code = "ENG114"
+    title = "engine was built for another CPU"
+
+
+class WrongEngineTool(TrtforgeError):
+    """The engine's header does not say what its manifest says: another kind of plan, or other GPUs.
+
+    The file is the published one, so the manifest was wrong when it was published, or both were replaced together.
+    Build the engine again.
+    """
+
+    code = "ENG115"
+    title = "engine header contradicts manifest"
+
+
+class LockMissing(TrtforgeError):
+    """`--locked` was given, but `trtforge.lock` does not exist or has no entry for this engine.
+
+    The lock pins the digests of model, samples and recipe and the versions of tools that the last build used. It is
+    written by a build without `--locked`; commit it beside the recipe.
+    """
+
+    code = "ENG121"
+    title = "nothing is locked"
+
+
+class LockDrift(TrtforgeError):
+    """`--locked` was given, and something differs from what `trtforge.lock` pins.
+
+    The message lists each pin that drifted, old and new. Nothing was built. Install the pinned versions or restore
+    the pinned files; or, when the change is wanted, build without `--locked`, which updates the lock.
+    """
+
+    code = "ENG122"
+    title = "inputs drifted from the lock"
+
+
+class LockUnreadable(TrtforgeError):
+    """`trtforge.lock` is not JSON of the expected shape, or the operating system cannot read or write it.
+
+    Usually a merge conflict left in the file. It is generated: resolve the conflict, or delete it and build without
+    `--locked` to write it anew.
+    """
+
+    code = "ENG123"
+    title = "lock file unreadable"
+
+
+class KitDamaged(TrtforgeError):
+    """A kit is not what was written: truncated, a member missing, added or changed, or not a kit at all.
+
+    A kit is a tar archive whose first member, `kit.json`, lists every other with size and digest. Copy the kit again
+    (in binary mode) or build it again.
+    """
+
+    code = "ENG131"
+    title = "kit damaged"
+
+
+class KitUnsafe(TrtforgeError):
+    """A kit holds a member that no kit of trtforge has: a link, a device, or a path that leaves the kit's folder.
+
+    Such an archive was made by something else, perhaps to overwrite files where it is unpacked. Nothing was written.
+    Do not use it; get the kit from the machine that built it.
+    """
+
+    code = "ENG132"
+    title = "kit is not safe to unpack"
+
+
+class KitNotWritten(TrtforgeError):
+    """A kit could not be written: the disk is full, the folder is not writable, or an input changed meanwhile.
+
+    No partial kit was left behind. Name another place with `--out`, or make room.
+    """
+
+    code = "ENG133"
+    title = "kit could not be written"
