@@ -1,1 +1,123 @@
 """Errors of compiling."""
+
+from __future__ import annotations
+
+from trtforge.errors.base import TrtforgeError
+
+
+class SmNotSupported(TrtforgeError):
+    """TensorRT-RTX has no code generator for the target's GPU.
+
+    Ahead of time it compiles for compute capability 8.0 (A100, A30), 8.6 (A2, A10, A40), 8.9 (L4, L40), 12.0 and
+    12.1; for 7.5 (T4) only float engines, because INT8 layers silently fall back to float there. It has none for
+    Orin (8.7), Xavier (7.2) or Hopper (9.0): those are built by native TensorRT on the device.
+    """
+
+    code = "BLD201"
+    title = "GPU not supported by TensorRT-RTX"
+
+
+class RtxRequestRefused(TrtforgeError):
+    """The recipe asks for something this compiler does not have.
+
+    TensorRT-RTX has no DLA, takes and returns tensors in the plain linear layout only, and is strongly typed: the
+    precision is what the graph says. The message names the field of the recipe to change.
+    """
+
+    code = "BLD202"
+    title = "recipe asks for what TensorRT-RTX lacks"
+
+
+class ParserRefused(TrtforgeError):
+    """The compiler's ONNX parser did not accept the graph.
+
+    Usually an operator it lacks, or tensors of two types meeting in one node. The message gives the node and the
+    parser's own words.
+    """
+
+    code = "BLD203"
+    title = "ONNX parser refused the graph"
+
+
+class CompilerRefused(TrtforgeError):
+    """The compiler accepted the graph and could not turn it into an engine.
+
+    The reason is the compiler's own; where it is a known one the message says what it means and what to change.
+    """
+
+    code = "BLD204"
+    title = "compiler could not build the engine"
+
+
+class CompilerDied(TrtforgeError):
+    """The compiler's process ended without an answer.
+
+    It runs in a process of its own because it can abort on some graphs (a plugin without its library, an
+    assertion), and because the system ends it when memory runs out. The message names the signal and the last
+    lines the compiler wrote.
+    """
+
+    code = "BLD205"
+    title = "compiler process died"
+
+
+class CompilerTimeout(TrtforgeError):
+    """The compiler did not finish in the time allowed and was ended.
+
+    Builds take seconds to minutes on an idle machine. Give more time by TRTFORGE_BUILD_TIMEOUT (seconds).
+    """
+
+    code = "BLD206"
+    title = "compiler took too long"
+
+
+class Int8NotKept(TrtforgeError):
+    """Layers meant to run in INT8 were compiled in floating point.
+
+    TensorRT-RTX does this without a warning, for example when an activation scale is an array of one element
+    instead of a scalar. trtforge counts the INT8 layers in the finished plan and fails the build rather than hand
+    over an engine that is slower than asked for.
+    """
+
+    code = "BLD207"
+    title = "INT8 layers compiled in float"
+
+
+class PlanNotAsAsked(TrtforgeError):
+    """The finished plan's header does not say what was asked for.
+
+    The GPU list, the version or the size differs. Usually the installed packages of TensorRT-RTX are of different
+    versions.
+    """
+
+    code = "BLD208"
+    title = "plan differs from the request"
+
+
+class PlanNotReadable(TrtforgeError):
+    """The layer list inside the plan could not be found, so the INT8 layers could not be counted.
+
+    The list is undocumented. It is present in every plan of the TensorRT-RTX versions this trtforge was tested
+    with, so its absence there is an error.
+    """
+
+    code = "BLD209"
+    title = "no layer list in the plan"
+
+
+class BadBuildTimeout(TrtforgeError):
+    """TRTFORGE_BUILD_TIMEOUT is not a positive number of seconds."""
+
+    code = "BLD210"
+    title = "bad TRTFORGE_BUILD_TIMEOUT"
+
+
+class Fp16OutOfRange(TrtforgeError):
+    """A weight is too large for half precision.
+
+    float16 ends at 65504; a larger weight would become infinite and the engine's outputs with it. Quantize to INT8
+    or keep fp32.
+    """
+
+    code = "BLD211"
+    title = "weight beyond the range of fp16"

@@ -239,3 +239,99 @@ class KitNotWritten(TrtforgeError):
 
     code = "ENG133"
     title = "kit could not be written"
+
+
+class NotAPlan(TrtforgeError):
+    """The file is not an engine plan.
+
+    A plan of TensorRT starts with ``ftrt`` (``ptrt`` in old releases), one of TensorRT-RTX with ``vtrt``; this file
+    starts with neither. Usually a model was given where an engine is wanted, or a download saved an error page.
+    """
+
+    code = "ENG201"
+    title = "not an engine plan"
+
+
+class PlanSizeMismatch(TrtforgeError):
+    """The plan is shorter or longer than its own header says.
+
+    Usually a copy that was cut short. Nothing of it can be trusted; copy it again, or build it again.
+    """
+
+    code = "ENG202"
+    title = "plan cut short or extended"
+
+
+class UnknownPlanLayout(TrtforgeError):
+    """The plan has the right first bytes, and behind them a layout this trtforge does not know.
+
+    Usually it was written by a newer or much older TensorRT or TensorRT-RTX than the ones trtforge was tested with.
+    """
+
+    code = "ENG203"
+    title = "plan header not known"
+
+
+class WrappedPlan(TrtforgeError):
+    """Something was written in front of the plan, so no TensorRT will accept the file.
+
+    Some exporters (Ultralytics' for one) put a length and JSON metadata before the plan; TensorRT then complains
+    that the magic tag does not match. trtforge keeps metadata in a file beside the plan. Cutting the prefix off, as
+    the message shows, gives a file that loads.
+    """
+
+    code = "ENG204"
+    title = "metadata in front of the plan"
+
+
+class ForeignTensorRT(TrtforgeError):
+    """The engine was written by another version of TensorRT or TensorRT-RTX than the one that would load it.
+
+    Plans are not portable between versions. Rebuild the engine with the version that is here, or install the one
+    that wrote it.
+    """
+
+    code = "ENG205"
+    title = "plan of another TensorRT version"
+
+
+class ForeignGpu(TrtforgeError):
+    """The engine was compiled for GPUs of another compute capability than the one here.
+
+    Compiled kernels fit one architecture. Build from the recipe of this device's target.
+    """
+
+    code = "ENG206"
+    title = "plan for another GPU"
+
+
+class CannotDeserialize(TrtforgeError):
+    """The runtime refused the plan, or could not set it up on the GPU.
+
+    The header was right, so the cause is usually the driver (too old), device memory (too little is free), or a
+    plugin that is not registered. The runtime's own words are in the message.
+    """
+
+    code = "ENG207"
+    title = "the runtime refused the plan"
+
+
+class WrongFeed(TrtforgeError):
+    """The arrays given to a loaded engine do not fit its inputs.
+
+    An engine is compiled for exact names, shapes and dtypes; trtforge does not convert silently.
+    """
+
+    code = "ENG208"
+    title = "arrays do not fit the engine's inputs"
+
+
+class ExecutionFailed(TrtforgeError):
+    """The GPU runtime reported an error while the engine ran.
+
+    The runtime's own words are in the message. After an illegal memory access the whole process's GPU context is
+    lost and a new process is needed.
+    """
+
+    code = "ENG209"
+    title = "the engine failed while running"

@@ -14,3 +14,14 @@ class MissingPackage(TrtforgeError):
 
     code = "ENV101"
     title = "package not installed"
+
+
+class NoGpu(TrtforgeError):
+    """Running this engine needs an NVIDIA GPU with its driver, and this machine shows none.
+
+    The driver's library libcuda.so.1 is looked for and asked to start; nothing of TensorRT is touched before it
+    answers, because its runtime crashes without a driver. Compiling for a GPU works without one.
+    """
+
+    code = "ENV301"
+    title = "no NVIDIA GPU"
