@@ -1,0 +1,55 @@
+# The two commands of the README are `make demo` and `make test`; both make .venv first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+FORGE  := $(BIN)/trtforge
+HELD_OUT := calib_data/photographs_heldout.yaml
+
+.PHONY: help demo test test-fast lint format schema bench clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+# One environment for both commands: what `make demo` installs, `make test` need not fetch again.
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "trtforge needs Python >= 3.11; say which: make PYTHON=python3.12 demo"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "Python's venv module is missing; on Debian and Ubuntu: sudo apt-get install python3-venv"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,rtx,dev]'
+	@touch $@
+
+demo: $(VENV)/installed ## build and run a real model on this machine, then compile it for A100, A30 and A2
+	$(FORGE) build recipes/host.yaml
+	$(FORGE) run engines/host/nsfw-resnet50 $(HELD_OUT)
+	$(FORGE) build recipes/a100.yaml
+	$(FORGE) build recipes/a30.yaml
+	$(FORGE) build recipes/a2.yaml
+	$(FORGE) inspect engines/a100/nsfw-resnet50
+	$(FORGE) targets
+	@echo; echo "Engines: engines/host  engines/a100  engines/a30  engines/a2   (each is a Triton model repository)"
+	@echo "Next: docs/recipes.md, a first recipe of your own"
+
+test: $(VENV)/installed ## the whole test suite
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+lint: $(VENV)/installed ## ruff, mypy --strict, import layering, generated files current
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schema: $(VENV)/installed ## regenerate the committed JSON Schemas
+	$(BIN)/python -m trtforge.recipe.schema
+
+bench: $(VENV)/installed ## print the benchmark tables (minutes; see docs/benchmarks.md)
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what the commands above made
+	rm -rf $(VENV) engines .pytest_cache .mypy_cache .ruff_cache

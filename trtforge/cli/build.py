@@ -1,0 +1,90 @@
+"""`trtforge build`: a recipe's engines, built, checked and published; or a kit where only the device can finish."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trtforge.cli.options import Json, NoProgress, Only, Quiet, RecipePath, Set
+from trtforge.cli.ui import Ui
+
+if TYPE_CHECKING:
+    from trtforge.cli.results import BuiltEngine
+    from trtforge.pipeline.build import Outcome
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(build)
+
+
+def build(
+    recipe: RecipePath,
+    only: Only = None,
+    set_: Set = None,
+    store: Annotated[Path | None, typer.Option("--store", help="Engine store; default `engines/<recipe name>`")] = None,
+    locked: Annotated[bool, typer.Option("--locked", help="Refuse any drift from trtforge.lock")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build even when an engine of these inputs exists")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+) -> None:
+    """Build the engines of a recipe and publish them to its store.
+
+    Surgery, calibration and compilation happen here when they can. Where only the device can compile, all the
+    rest is done, a kit is written, and the exit code is 10.
+    """
+    ui = Ui(json=json, quiet=quiet, progress=not no_progress)
+    started = time.monotonic()
+    from trtforge.errors.backend import NeedsDevice
+    from trtforge.pipeline import locked as pins
+    from trtforge.pipeline.build import build as build_one
+    from trtforge.pipeline.job import plan
+    from trtforge.recipe.load import load
+
+    loaded = load(recipe, overrides=set_ or ())
+    jobs = plan(loaded, only=only or (), store=store, progress=ui)
+    if locked:
+        pins.check(jobs)
+    outcomes: list[Outcome] = []
+    for job in jobs:
+        ui.log(f"{job.name}: {job.engine.precision} for {job.target.key} with {job.backend.name}")
+        outcomes.append(build_one(job, force=force, progress=ui))
+        _show(ui, outcomes[-1])
+    if not locked:
+        pins.update(jobs)
+    ui.log(f"done in {time.monotonic() - started:.2f} s")
+    ui.result("build", {"recipe": str(recipe), "engines": [_row(outcome) for outcome in outcomes]})
+    kits = [outcome.path for outcome in outcomes if outcome.status == "kit"]
+    if kits:
+        ui.end(NeedsDevice(
+            f"{len(kits)} of {len(outcomes)} engines wait for the device",
+            where=", ".join(map(str, kits)),
+            why=outcomes[-1].why,
+            next=f"copy the kit to a {loaded.recipe.target} and build there; `trtforge inspect {kits[0]}` lists it",
+        ))
+
+
+def _show(ui: Ui, outcome: Outcome) -> None:
+    if outcome.status == "up-to-date":
+        ui.say(f"{outcome.path}: up to date, nothing to do")
+        return
+    ui.say(f"{outcome.path}: {'built' if outcome.status == 'built' else 'kit prepared, compilation needs the device'}")
+    for line in outcome.facts:
+        ui.say(f"  {line}")
+
+
+def _row(outcome: Outcome) -> BuiltEngine:
+    return {
+        "engine": outcome.job.name,
+        "target": outcome.job.target.key,
+        "backend": outcome.job.backend.name,
+        "status": outcome.status,
+        "path": str(outcome.path),
+        "version": outcome.version,
+        "key": outcome.job.key,
+        "seconds": round(outcome.seconds, 3),
+        "parity": outcome.parity,
+    }

@@ -1,0 +1,78 @@
+"""`trtforge calibrate`: the ranges of a recipe's engines, gathered once on this CPU, as a scales file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trtforge.cli.options import Json, NoProgress, Only, Quiet, RecipePath, Set
+from trtforge.cli.ui import Ui
+
+if TYPE_CHECKING:
+    from trtforge.cli.results import CalibratedEngine
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(calibrate)
+
+
+def calibrate(
+    recipe: RecipePath,
+    only: Only = None,
+    set_: Set = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the scales files, one `<engine>.scales.json` each")
+    ] = Path(),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Calibrate again even when the same was done before")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+) -> None:
+    """Gather the min-max range of every tensor over the calibration set.
+
+    Streams: memory does not grow with the number of samples, and a killed run continues where it was.
+    """
+    ui = Ui(json=json, quiet=quiet, progress=not no_progress)
+    from trtforge.errors.usage import NothingToCalibrate
+    from trtforge.files import write_bytes
+    from trtforge.pipeline.job import plan
+    from trtforge.pipeline.prepare import prepare
+    from trtforge.recipe.load import load
+
+    results: list[CalibratedEngine] = []
+    for job in plan(load(recipe, overrides=set_ or ()), only=only or (), progress=ui):
+        if job.calibration_set is None:
+            ui.log(f"{job.name}: no calibration set (precision {job.engine.precision}); skipped")
+            continue
+        prepared = prepare(job, fresh=fresh, progress=ui)
+        assert prepared.scales is not None
+        assert prepared.scales_path is not None
+        path = out / f"{job.name}.scales.json"
+        write_bytes(path, prepared.scales_path.read_bytes())
+        receipt = prepared.scales.receipt
+        assert receipt is not None
+        tensors, samples = len(prepared.scales.ranges), len(receipt.samples)
+        ui.say(f"{path}: {tensors} tensors over {samples} samples{' (already calibrated)' if prepared.reused else ''}")
+        if receipt.uncovered:
+            ui.say(f"  no range for {len(receipt.uncovered)} tensors: {', '.join(receipt.uncovered[:5])}")
+        results.append(
+            {
+                "engine": job.name,
+                "path": str(path),
+                "tensors": tensors,
+                "samples": samples,
+                "set_digest": receipt.set_digest,
+                "uncovered": list(receipt.uncovered),
+                "reused": prepared.reused,
+            }
+        )
+    if not results:
+        raise NothingToCalibrate(
+            "no engine of this recipe has a calibration set to gather ranges from",
+            where=str(recipe),
+            why="an engine is calibrated when it has `precision: int8` and `calibration: {set: ...}`",
+            next="add a `calibration` block to the engine; docs/recipes.md shows one",
+        )
+    ui.result("calibrate", {"engines": results})

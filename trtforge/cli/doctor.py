@@ -1,0 +1,55 @@
+"""`trtforge doctor`: what works on this machine, and what would make the rest work."""
+
+from __future__ import annotations
+
+import typer
+
+from trtforge.cli.options import Json
+from trtforge.cli.ui import Ui
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(doctor)
+
+
+def doctor(json: Json = False) -> None:
+    """Say what works here: this CPU, the compilers, the GPU, and the next command for what does not."""
+    ui = Ui(json=json)
+    from importlib import metadata
+
+    from trtforge import __version__
+    from trtforge.backends.registry import availabilities
+    from trtforge.cache import cache_dir
+    from trtforge.pipeline.job import TOOLS
+    from trtforge.targets.host import host_facts
+
+    facts = host_facts()
+    backends = availabilities()
+    packages = {name: metadata.version(name) for name in TOOLS}
+    ui.say(f"trtforge {__version__}; cache {cache_dir()}")
+    ui.say(f"CPU: {facts.model}, {facts.cores} cores, {' '.join(facts.flags) or 'no flags known'}")
+    rows = [
+        (name, "yes" if a.can_compile else "no", "yes" if a.can_run else "no", a.version or "-", a.why, a.next)
+        for name, a in backends.items()
+    ]
+    ui.table("Backends", ("backend", "compile", "run", "version", "why not", "next"), rows)
+    ui.table("Packages", ("package", "version"), list(packages.items()))
+    ui.result(
+        "doctor",
+        {
+            "version": __version__,
+            "cache": str(cache_dir()),
+            "cpu": {"model": facts.model, "cores": facts.cores, "flags": list(facts.flags)},
+            "backends": {
+                name: {
+                    "can_compile": a.can_compile,
+                    "can_run": a.can_run,
+                    "version": a.version,
+                    "why": a.why,
+                    "next": a.next,
+                }
+                for name, a in backends.items()
+            },
+            "packages": packages,
+        },
+    )

@@ -1,0 +1,35 @@
+"""`trtforge explain`: the manual page of an error or a lint rule."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from trtforge.cli.options import Json
+from trtforge.cli.ui import Ui
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(explain)
+
+
+def explain(
+    code: Annotated[str | None, typer.Argument(help="An error or rule code, e.g. ONX101; none lists all", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Explain an error code or a lint rule; without a code, list them all."""
+    ui = Ui(json=json)
+    from trtforge.errors import catalogue
+    from trtforge.lint.explain import explain as page
+    from trtforge.lint.run import rules
+
+    if code is not None:
+        text = page(code)
+        ui.say(text)
+        ui.result("explain", {"code": code, "text": text})
+        return
+    rows = [(name, error.title, "error", str(error("").exit_code)) for name, error in catalogue().items()]
+    rows += [(rule.code, rule.title, f"lint {rule.severity}", "") for rule in rules()]
+    ui.table("Codes", ("code", "title", "kind", "exit code"), rows)
+    ui.result("explain", {"codes": [{"code": row[0], "title": row[1], "kind": row[2]} for row in rows]})

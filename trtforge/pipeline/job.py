@@ -1,0 +1,132 @@
+"""A job: one engine of a recipe with everything that decides its bytes looked up and digested, nothing built yet.
+
+Imports nothing heavy, so that a build that has nothing to do says so at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from trtforge import __version__
+from trtforge.backends import registry
+from trtforge.backends.base import Backend
+from trtforge.digest import digest_json, sha256_file
+from trtforge.engines.key import engine_key, source_digest
+from trtforge.engines.store import Store
+from trtforge.progress import QUIET, Progress
+from trtforge.recipe.load import LoadedRecipe
+from trtforge.recipe.models import Engine
+from trtforge.recipe.sources import FetchedModel, fetch
+from trtforge.samples.base import SampleSet
+from trtforge.samples.load import open_set
+from trtforge.targets.load import get as get_target
+from trtforge.targets.model import Target
+
+TOOLS = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "polygraphy", "pillow", "nibabel")
+"""Packages whose version can change an engine or its scales, whatever the backend."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One engine to build. ``store_root`` is relative to the working directory unless the recipe says otherwise."""
+
+    name: str
+    engine: Engine
+    recipe: LoadedRecipe
+    target: Target
+    backend: Backend
+    model: FetchedModel
+    store_root: Path
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.store_root)
+
+    @cached_property
+    def calibration_set(self) -> SampleSet | None:
+        calibration = self.engine.calibration
+        if calibration is None or calibration.set is None or self.engine.precision != "int8":
+            return None
+        return open_set(self.recipe.resolve(calibration.set), self.engine.inputs, limit=calibration.samples)
+
+    @cached_property
+    def verify_set(self) -> SampleSet | None:
+        verify = self.engine.verify
+        if verify is None:
+            return None
+        return open_set(self.recipe.resolve(verify.set), self.engine.inputs, limit=verify.samples)
+
+    @cached_property
+    def scales_file(self) -> Path | None:
+        calibration = self.engine.calibration
+        if calibration is None or calibration.scales is None or self.engine.precision != "int8":
+            return None
+        return self.recipe.resolve(calibration.scales)
+
+    @cached_property
+    def key_inputs(self) -> dict[str, Any]:
+        """Every input of the build by name; two builds with equal values give the same engine."""
+        return {
+            "engine": self.name,
+            "recipe": digest_json(self.engine.model_dump(mode="json", exclude={"model", "calibration", "verify"})),
+            "calibration": _identity(self.calibration_set),
+            "scales": sha256_file(self.scales_file) if self.scales_file else None,
+            "verify": [digest_json(self.engine.verify.model_dump(mode="json")), _identity(self.verify_set)]
+            if self.engine.verify
+            else None,
+            "model": self.model.sha256,
+            "weights": external_weights(self.model.path),
+            "target": digest_json(self.target.to_json()),
+            "backend": self.backend.name,
+            "tensorrt": self.recipe.recipe.tensorrt,
+            "tools": {**tool_versions(), **self.backend.tool_versions()},
+        }
+
+    @cached_property
+    def key(self) -> str:
+        return engine_key(self.key_inputs)
+
+
+def plan(
+    recipe: LoadedRecipe, *, only: Sequence[str] = (), store: Path | None = None, progress: Progress = QUIET
+) -> list[Job]:
+    """The jobs of a recipe, in its order. Raises RCP, ONX and ENV errors."""
+    target = get_target(recipe.recipe.target)
+    backend = registry.get(recipe.recipe.backend)
+    root = store or Path(recipe.recipe.store or Path("engines") / recipe.path.stem)
+    return [
+        Job(name, engine, recipe, target, backend, fetch(engine.model, recipe, progress=progress), root)
+        for name, engine in recipe.selected(only).items()
+    ]
+
+
+def tool_versions() -> dict[str, str]:
+    """Installed versions of the packages in ``TOOLS``, and of trtforge with a digest of its own source."""
+    return {name: metadata.version(name) for name in TOOLS} | {"trtforge": f"{__version__}+{source_digest()[:16]}"}
+
+
+def external_weights(path: Path) -> str | None:
+    """Digest of a model's external data; None when every weight is inline.
+
+    Parsing costs more than a no-op build may take, so a model without the word that every external-data entry
+    carries is not parsed at all.
+    """
+    import mmap
+
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data.find(b"location") < 0:
+            return None
+    from trtforge.graph.digests import digests
+    from trtforge.graph.io import load
+
+    model = load(path)
+    return digests(model).weights if model.folder is not None else None
+
+
+def _identity(samples: SampleSet | None) -> str | None:
+    return None if samples is None else digest_json([samples.identities(), samples.describe()])

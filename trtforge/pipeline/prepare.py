@@ -1,0 +1,73 @@
+"""From a job to what a compiler needs: the float graph after surgery, and its scales, calibrated at most once.
+
+A table is a property of model and data, so it is cached by those, outside any store: the A100's build reuses
+the ranges that the host's build gathered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trtforge.cache import cache_dir
+from trtforge.digest import digest_json
+from trtforge.graph import io
+from trtforge.graph.digests import Digests, digests
+from trtforge.graph.model import Model
+from trtforge.graph.surgery import SurgeryResult, perform
+from trtforge.pipeline.job import Job, tool_versions
+from trtforge.progress import QUIET, Progress
+from trtforge.scales.collect import collect
+from trtforge.scales.table import ScaleTable, check_matches
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """``scales_path`` is where the table lies (None without INT8); ``reused``: it was calibrated earlier."""
+
+    surgery: SurgeryResult
+    digests: Digests
+    scales: ScaleTable | None
+    scales_path: Path | None
+    reused: bool
+
+    @property
+    def model(self) -> Model:
+        return self.surgery.model
+
+
+def surgery(job: Job) -> SurgeryResult:
+    """Load the job's model and run its surgery passes. Raises ONX errors."""
+    return perform(io.load(job.model.path), job.engine.surgery)
+
+
+def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Prepared:
+    """Surgery, then calibration (or the table the recipe names). ``fresh`` ignores a cached table.
+
+    Raises ONX, CAL errors.
+    """
+    result = surgery(job)
+    identity = digests(result.model)
+    if job.scales_file is not None:
+        table = ScaleTable.load(job.scales_file)
+        check_matches(table, identity, where=str(job.scales_file))
+        return Prepared(result, identity, table, job.scales_file, reused=True)
+    if job.calibration_set is None:
+        return Prepared(result, identity, None, None, reused=False)
+    path = scales_path(job, identity)
+    if path.exists() and not fresh:
+        return Prepared(result, identity, ScaleTable.load(path), path, reused=True)
+    table = collect(result.model, job.calibration_set, progress=progress, checkpoint=path.with_suffix(".part"))
+    table.save(path)
+    path.with_suffix(".part").unlink(missing_ok=True)
+    return Prepared(result, identity, table, path, reused=False)
+
+
+def scales_path(job: Job, identity: Digests) -> Path:
+    """Where the calibrated table of this model on these samples is cached."""
+    assert job.calibration_set is not None
+    tools = {name: version for name, version in tool_versions().items() if name in ("onnxruntime", "trtforge")}
+    key = digest_json(
+        [identity.graph, identity.weights, job.calibration_set.identities(), job.calibration_set.describe(), tools]
+    )
+    return cache_dir() / "scales" / f"{key}.json"
