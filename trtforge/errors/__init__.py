@@ -1,6 +1,6 @@
 """The catalogue of errors: one file per family, one class per error."""
 
-from trtforge.errors import backend, calibration, engine, environment, graph, recipe, usage, verify
+from trtforge.errors import backend, calibration, engine, environment, graph, recipe, targets, usage, verify
 from trtforge.errors.base import EXIT_CODES, TrtforgeError, catalogue
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "environment",
     "graph",
     "recipe",
+    "targets",
     "usage",
     "verify",
 ]

@@ -1,26 +1,17 @@
-"""Errors of wrong use of the command line that Typer cannot see."""
+"""Errors of wrong use of the command line."""
 
 from __future__ import annotations
 
 from trtforge.errors.base import TrtforgeError
 
 
-class NothingToCalibrate(TrtforgeError):
-    """`trtforge calibrate` found no engine that has ranges to gather.
+class UnknownCode(TrtforgeError):
+    """`trtforge explain` was asked about a code that is neither an error nor a lint rule.
 
-    An engine is calibrated when its recipe says `precision: int8` and gives `calibration: {set: ...}`. An engine
-    in FP32 or FP16 needs no ranges, and one that names a `scales:` file already has them.
+    Codes are three letters and three digits, as printed at the start of an error (`RCP201`) or of a lint finding
+    (`DLA101`). Usually a digit was mistyped, or the message came from another version of trtforge.
+    `trtforge explain` without a code lists them all.
     """
 
-    code = "USE102"
-    title = "nothing to calibrate"
-
-
-class OneEngineNeeded(TrtforgeError):
-    """The command writes one file, but the recipe has several engines.
-
-    Choose one with `--only ENGINE`.
-    """
-
-    code = "USE103"
-    title = "one engine needed"
+    code = "USE101"
+    title = "unknown code"
