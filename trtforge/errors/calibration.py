@@ -197,3 +197,154 @@ class NothingToCalibrate(TrtforgeError):
 
     code = "CAL124"
     title = "nothing to calibrate"
+
+
+# -- scales: tables, codecs, Q/DQ (CAL2xx) -------------------------------------------------------------------------
+
+
+class ScalesFileInvalid(TrtforgeError):
+    """A scales file cannot be read as a ScaleTable.
+
+    It is missing, is not JSON, names a tensor twice, lacks a field, or holds a value of the wrong type. The message
+    names the place in the file. Scales files are written by ``trtforge calibrate`` and ``trtforge scales convert``;
+    one that was edited by hand, cut short by a full disk, or is a TensorRT cache (text that begins with ``TRT-``) ends
+    here. Make it again, or convert it: ``trtforge scales convert FILE --to json``.
+    """
+
+    code = "CAL201"
+    title = "scales file cannot be read"
+
+
+class InvalidRange(TrtforgeError):
+    """The range of a tensor is impossible: NaN or infinite, min above max, or an amax that contradicts them.
+
+    A NaN in a range means that a sample or the model itself produced NaN; a scale made from it would silence the
+    tensor on the device. Find the sample (``trtforge calibrate`` names it), not the range.
+    """
+
+    code = "CAL202"
+    title = "impossible range"
+
+
+class ScalesTooNew(TrtforgeError):
+    """The scales file was written by a newer trtforge, in a version of the format this one does not know.
+
+    Upgrade trtforge, or calibrate again with the one installed here.
+    """
+
+    code = "CAL203"
+    title = "scales file of a newer version"
+
+
+class ScalesMismatch(TrtforgeError):
+    """The receipt of the scales does not match what is being built.
+
+    Ranges belong to one model and one preprocessing: with other weights, another graph or differently scaled inputs
+    the same tensor names carry other values, and INT8 is wrong without any error. The message says which digest
+    differs. Usual causes: the model file was replaced, a surgery pass was added, or the scales file is that of another
+    recipe. Calibrate again with the recipe at hand; it takes one pass over the samples.
+    """
+
+    code = "CAL204"
+    title = "scales made for another model"
+
+
+class MergeRefused(TrtforgeError):
+    """Two scale tables cannot be merged.
+
+    Merging is exact only when both tables were made for the same model with the same method and preprocessing, and
+    from samples that do not overlap. The message says what differs.
+    """
+
+    code = "CAL205"
+    title = "scale tables do not fit together"
+
+
+class TensorRTCacheInvalid(TrtforgeError):
+    """A TensorRT calibration cache has a line that is not what TensorRT writes.
+
+    The first line is ``TRT-<version>-<algorithm>``, every other line ``<tensor>: <8 hex digits>``, the big-endian bits
+    of a positive float32: amax / 127. The message shows the line. Caches written by other tools sometimes hold amax
+    instead of the scale, hex without leading zeros, or decimal numbers; TensorRT reads those as different values.
+    """
+
+    code = "CAL211"
+    title = "not a TensorRT calibration cache"
+
+
+class TensorRTCacheUnsupported(TrtforgeError):
+    """A TensorRT calibration cache cannot be written for this version or these tensors.
+
+    TensorRT 11 has no calibrators and reads no cache (Q/DQ nodes take their place); a tensor name with a line break
+    cannot be written at all; an algorithm must be one of TensorRT's four. The message says which it is.
+    """
+
+    code = "CAL212"
+    title = "no TensorRT cache for this"
+
+
+class OnnxruntimeTableInvalid(TrtforgeError):
+    """A JSON file is not a calibration table of onnxruntime.
+
+    Read are ``calibration.json`` (``write_calibration_table``) and the file of ``save_tensors_data``; both hold
+    ``lowest`` and ``highest`` of each tensor. Per-channel ranges of activations have no counterpart in TensorRT and are
+    refused.
+    """
+
+    code = "CAL221"
+    title = "not an onnxruntime calibration table"
+
+
+class QdqNeedsOpset(TrtforgeError):
+    """The model's opset is older than 13, where per-channel quantization appeared.
+
+    QuantizeLinear and DequantizeLinear take an ``axis`` since opset 13; with an older opset weights could only be
+    quantized per tensor, and runtimes refuse the mix. Add the pass ``upgrade-opset`` at the head of the engine's
+    ``surgery``.
+    """
+
+    code = "CAL231"
+    title = "opset too old for INT8"
+
+
+class QdqNotPlain(TrtforgeError):
+    """Quantization already in the model cannot be handled.
+
+    To insert Q/DQ the graph must be free of QuantizeLinear and DequantizeLinear; to extract scales every pair must be
+    plain: constant positive scale, one scale per activation, Q directly followed by DQ. The message names the node.
+    """
+
+    code = "CAL232"
+    title = "quantization in the model is not plain"
+
+
+class QdqNothingToDo(TrtforgeError):
+    """No node could be quantized with these scales.
+
+    Either the graph has no convolution or matrix product, or the table names none of the tensors they read: then the
+    scales are those of another graph, often of the same network before renaming or another export. Calibrate this
+    graph, or set ``precision: fp16``.
+    """
+
+    code = "CAL233"
+    title = "nothing was quantized"
+
+
+class QdqUnknownSkip(TrtforgeError):
+    """``quantize.skip`` names a node that the graph does not have.
+
+    The names are those of the graph after surgery; ``trtforge surgery RECIPE --out m.onnx`` writes it.
+    """
+
+    code = "CAL234"
+    title = "unknown node in quantize.skip"
+
+
+class QdqWeightsInvalid(TrtforgeError):
+    """A weight cannot be quantized: it holds NaN or Inf, or its external data cannot be read.
+
+    A NaN in a weight is a broken model file; INT8 would hide it. Check the model with ``trtforge inspect MODEL``.
+    """
+
+    code = "CAL235"
+    title = "weight cannot be quantized"
