@@ -1,4 +1,4 @@
-"""Errors of wrong use of the command line."""
+"""Errors of wrong use of the command line that Typer cannot see."""
 
 from __future__ import annotations
 
@@ -15,3 +15,24 @@ class UnknownCode(TrtforgeError):
 
     code = "USE101"
     title = "unknown code"
+
+
+class NothingToCalibrate(TrtforgeError):
+    """`trtforge calibrate` found no engine that has ranges to gather.
+
+    An engine is calibrated when its recipe says `precision: int8` and gives `calibration: {set: ...}`. An engine
+    in FP32 or FP16 needs no ranges, and one that names a `scales:` file already has them.
+    """
+
+    code = "USE102"
+    title = "nothing to calibrate"
+
+
+class OneEngineNeeded(TrtforgeError):
+    """The command writes one file, but the recipe has several engines.
+
+    Choose one with `--only ENGINE`.
+    """
+
+    code = "USE103"
+    title = "one engine needed"
