@@ -1,0 +1,176 @@
+"""Shapes and types of a graph's tensors, and fixing the sizes a model leaves open."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from trtforge.errors.graph import DynamicShape, InvalidGraph, ShapeMismatch, UnknownInput
+from trtforge.graph.index import Index
+from trtforge.graph.model import Model
+from trtforge.graph.weights import SMALL, is_external, is_parked, nbytes, park, read_tensor
+
+Shape = tuple[int | str | None, ...]
+
+
+class TensorType(NamedTuple):
+    """``dtype``: numpy (or ml_dtypes) name, e.g. "float32". ``shape``: one entry per axis, a size, a symbol's
+    name, or None for unknown; the whole shape is None when not even the rank is known."""
+
+    dtype: str
+    shape: Shape | None
+
+    @property
+    def is_static(self) -> bool:
+        return self.shape is not None and all(isinstance(size, int) for size in self.shape)
+
+
+def infer_shapes(model: Model) -> Model:
+    """A model with the types of all tensors that onnx's shape inference can find; the given one is not changed.
+
+    Inline weights are copied once and not looked at; external ones are not read, except those of at most 4 KiB
+    whose values (axes, target shapes) inference needs. Raises InvalidGraph when types or shapes contradict
+    each other.
+    """
+    skeleton, parked = park(model.proto)
+    _infer_in_place(skeleton, model)
+    parked.restore(skeleton)
+    return Model(skeleton, model.folder)
+
+
+def _infer_in_place(skeleton: ModelProto, model: Model) -> None:
+    seen = ModelProto()
+    seen.CopyFrom(skeleton)
+    for tensor in seen.graph.initializer:
+        if is_external(tensor) and not is_parked(tensor) and nbytes(tensor) <= SMALL:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(read_tensor(model, tensor), tensor.name))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(seen, check_type=True, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise InvalidGraph(
+            "the shapes or types of the graph contradict each other",
+            where=f"graph {skeleton.graph.name!r}",
+            why=" ".join(str(error).split()),
+            next="check the shapes given for the inputs, then the node named above",
+        ) from error
+    for name in ("value_info", "output"):
+        skeleton.graph.ClearField(name)
+        getattr(skeleton.graph, name).extend(getattr(inferred.graph, name))
+
+
+def tensor_types(model: Model) -> dict[str, TensorType]:
+    """Type of every tensor the graph states one for: inputs, outputs, value infos, initializers.
+
+    Run :func:`infer_shapes` first to have the activations too.
+    """
+    graph = model.proto.graph
+    types = {value.name: value_type(value) for value in [*graph.value_info, *graph.output, *graph.input]}
+    for tensor in graph.initializer:
+        types[tensor.name] = TensorType(dtype_name(tensor.data_type), tuple(tensor.dims))
+    return types
+
+
+def input_specs(model: Model) -> dict[str, TensorType]:
+    """The inputs a caller must give, in order."""
+    values = {value.name: value for value in model.proto.graph.input}
+    return {name: value_type(values[name]) for name in Index(model.proto.graph).inputs}
+
+
+def output_specs(model: Model) -> dict[str, TensorType]:
+    """The graph's outputs, in order."""
+    return {value.name: value_type(value) for value in model.proto.graph.output}
+
+
+def value_type(value: ValueInfoProto) -> TensorType:
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type"):
+        return TensorType(value.type.WhichOneof("value") or "unknown", None)
+    shape: Shape | None = None
+    if kind.HasField("shape"):
+        shape = tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in kind.shape.dim)
+    return TensorType(dtype_name(kind.elem_type), shape)
+
+
+def dtype_name(elem_type: int) -> str:
+    if elem_type == TensorProto.UNDEFINED:
+        return "unknown"
+    if elem_type == TensorProto.STRING:
+        return "string"
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)).name
+
+
+def freeze_inputs(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    """A model whose inputs have the given concrete shapes, with all other shapes inferred from them.
+
+    Raises UnknownInput, ShapeMismatch (both shapes named), DynamicShape (an input without a shape stays open).
+    """
+    specs = input_specs(model)
+    for name in shapes:
+        if name not in specs:
+            near = difflib.get_close_matches(name, specs, n=1)
+            raise UnknownInput(
+                f"the model has no input {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+                where=f"graph {model.proto.graph.name!r}",
+                why="its inputs are " + ", ".join(f"{key} {show_shape(spec.shape)}" for key, spec in specs.items()),
+                next="use one of these names under `inputs:`",
+            )
+    for name, spec in specs.items():
+        if name in shapes:
+            _check_fits(name, spec, tuple(shapes[name]))
+        elif not spec.is_static:
+            raise DynamicShape(
+                f"the input {name!r} has no fixed shape",
+                where=f"graph {model.proto.graph.name!r}",
+                why=f"the model states {show_shape(spec.shape)} and no shape was given",
+                next=f"add `{name}: {{shape: [...]}}` under `inputs:`",
+            )
+    skeleton, parked = park(model.proto)
+    for value in skeleton.graph.input:
+        if value.name in shapes:
+            dims = value.type.tensor_type.shape.dim
+            del dims[:]
+            for size in shapes[value.name]:
+                dims.add(dim_value=size)
+    _forget_open_shapes(skeleton)
+    _infer_in_place(skeleton, model)
+    parked.restore(skeleton)
+    return Model(skeleton, model.folder)
+
+
+def _check_fits(name: str, spec: TensorType, shape: tuple[int, ...]) -> None:
+    reason = ""
+    if any(size <= 0 for size in shape):
+        reason = "every size must be at least 1"
+    elif spec.shape is not None and len(spec.shape) != len(shape):
+        reason = f"the model has rank {len(spec.shape)}, the given shape rank {len(shape)}"
+    elif spec.shape is not None:
+        for axis, (stated, size) in enumerate(zip(spec.shape, shape, strict=True)):
+            if isinstance(stated, int) and stated != size:
+                reason = f"axis {axis} is fixed to {stated} in the model, {size} was given"
+                break
+    if reason:
+        raise ShapeMismatch(
+            f"the shape {list(shape)} does not fit the input {name!r} {show_shape(spec.shape)}",
+            where=f"input {name!r}",
+            why=reason,
+            next="give a shape that keeps the model's fixed sizes",
+        )
+
+
+def _forget_open_shapes(proto: ModelProto) -> None:
+    """Drop stated shapes with symbols: they were made for open inputs and would hide what is now known."""
+    for value in [*proto.graph.value_info, *proto.graph.output]:
+        if value.type.HasField("tensor_type") and not value_type(value).is_static:
+            value.type.tensor_type.ClearField("shape")
+
+
+def show_shape(shape: Shape | None) -> str:
+    """`[n, 3, 224, 224]`; `[?, 3]` where a size has no name; `of unknown rank`."""
+    if shape is None:
+        return "of unknown rank"
+    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
