@@ -97,4 +97,4 @@ def diff(first: ScalesFile, second: ScalesFile, json: Json = False) -> None:
 
     result = compare(read_any(first)[0], read_any(second)[0])
     ui.say(result.to_text())
-    ui.result("scales-diff", result.to_json())
+    ui.result("scales-diff", {"diff": result.to_json()})

@@ -36,3 +36,14 @@ class OneEngineNeeded(TrtforgeError):
 
     code = "USE103"
     title = "one engine needed"
+
+
+class UnknownSchema(TrtforgeError):
+    """`trtforge schema` was asked for a result it does not know.
+
+    `trtforge schema` without a name lists them: one for each command that prints JSON, and `recipe-file` and
+    `manifest` for the two file formats.
+    """
+
+    code = "USE104"
+    title = "unknown schema"

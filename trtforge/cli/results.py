@@ -1,0 +1,227 @@
+"""What each command prints with ``--json``, as types: the schema that `trtforge schema COMMAND` prints is made of these.
+
+Every object starts with ``schema``, ``trtforge.<command>/<version>``; the version grows when a field changes its
+meaning or goes away, not when one is added. An error is ``trtforge.error/1``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+
+class BuiltEngine(TypedDict):
+    engine: str
+    target: str
+    backend: str
+    status: Literal["built", "up-to-date", "kit"]
+    path: str
+    version: int | None
+    key: str
+    seconds: float
+    parity: dict[str, Any] | None
+
+
+class Build(TypedDict):
+    schema: str
+    recipe: str
+    engines: list[BuiltEngine]
+
+
+class CalibratedEngine(TypedDict):
+    engine: str
+    path: str
+    tensors: int
+    samples: int
+    set_digest: str
+    uncovered: list[str]
+    reused: bool
+
+
+class Calibrate(TypedDict):
+    schema: str
+    engines: list[CalibratedEngine]
+
+
+class Run(TypedDict):
+    """``rows``: one object a sample; ``parity`` is null with ``--against none``; ``passed`` is null without a bound."""
+
+    schema: str
+    engine: str
+    backend: str
+    precision: str
+    samples: int
+    seen_in_calibration: list[str]
+    rows: list[dict[str, Any]]
+    parity: dict[str, Any] | None
+    passed: bool | None
+
+
+class Inspect(TypedDict, total=False):
+    schema: str
+    kind: Literal["engine", "plan", "kit", "model"]
+    path: str
+    manifest: dict[str, Any]
+    header: dict[str, Any] | None
+    kit: dict[str, Any]
+    model: dict[str, Any]
+
+
+class PassOutcome(TypedDict):
+    name: str
+    changed: bool
+    reason: str
+
+
+class SurgeryOfEngine(TypedDict):
+    engine: str
+    passes: list[PassOutcome]
+    diff: dict[str, Any]
+    out: str | None
+
+
+class Surgery(TypedDict):
+    schema: str
+    engines: list[SurgeryOfEngine]
+
+
+class PassSummary(TypedDict):
+    name: str
+    summary: str
+
+
+class SurgeryList(TypedDict):
+    schema: str
+    passes: list[PassSummary]
+
+
+class TensorScale(TypedDict):
+    min: float
+    max: float
+    amax: float
+    scale: float
+    count: int
+
+
+class ScalesShow(TypedDict):
+    schema: str
+    form: str
+    receipt: dict[str, Any] | None
+    tensors: dict[str, TensorScale]
+
+
+ScalesConvert = TypedDict(
+    "ScalesConvert", {"schema": str, "from": str, "to": str, "out": str, "tensors": int, "without_scale": list[str]}
+)
+
+
+class ScalesDiff(TypedDict):
+    schema: str
+    diff: dict[str, Any]
+
+
+class Targets(TypedDict):
+    schema: str
+    targets: list[dict[str, Any]]
+    jetpacks: list[dict[str, Any]]
+
+
+class OneTarget(TypedDict):
+    schema: str
+    target: dict[str, Any]
+
+
+class Finding(TypedDict):
+    code: str
+    severity: Literal["error", "warning", "hint"]
+    where: str
+    message: str
+    fix: str
+
+
+class LintedEngine(TypedDict):
+    engine: str
+    findings: list[Finding]
+
+
+class Lint(TypedDict):
+    schema: str
+    recipe: str
+    errors: int
+    engines: list[LintedEngine]
+
+
+class RecipeShow(TypedDict):
+    schema: str
+    recipe: str
+    files: list[str]
+    resolved: dict[str, Any]
+
+
+class Code(TypedDict):
+    code: str
+    title: str
+    kind: str
+
+
+class Explain(TypedDict, total=False):
+    """``code`` and ``text`` for one page; ``codes`` for the list."""
+
+    schema: str
+    code: str
+    text: str
+    codes: list[Code]
+
+
+class BackendState(TypedDict):
+    can_compile: bool
+    can_run: bool
+    version: str
+    why: str
+    next: str
+
+
+class Doctor(TypedDict):
+    schema: str
+    version: str
+    cache: str
+    cpu: dict[str, Any]
+    backends: dict[str, BackendState]
+    packages: dict[str, str]
+
+
+class ErrorBody(TypedDict):
+    code: str
+    title: str
+    exit_code: int
+    what: str
+    where: str
+    why: str
+    next: str
+
+
+class Error(TypedDict):
+    schema: str
+    error: ErrorBody
+
+
+RESULTS: dict[str, type] = {
+    "build": Build,
+    "calibrate": Calibrate,
+    "doctor": Doctor,
+    "error": Error,
+    "explain": Explain,
+    "inspect": Inspect,
+    "lint": Lint,
+    "recipe": RecipeShow,
+    "run": Run,
+    "scales-convert": ScalesConvert,
+    "scales-diff": ScalesDiff,
+    "scales-show": ScalesShow,
+    "surgery": Surgery,
+    "surgery-list": SurgeryList,
+    "target": OneTarget,
+    "targets": Targets,
+}
+"""Result name, as in the ``schema`` field, -> its type."""
