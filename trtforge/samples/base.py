@@ -21,7 +21,8 @@ class Sample:
 class SampleSet(Protocol):
     """An ordered collection of samples; iterating decodes one at a time, so memory does not grow with the set."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def __len__(self) -> int: ...
 

@@ -1,0 +1,232 @@
+"""Sample sets made of files: described by a YAML file, or named on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trtforge.digest import digest_json, sha256_file
+from trtforge.errors.calibration import (
+    EmptySet,
+    SampleChanged,
+    SampleInputs,
+    SampleNotFinite,
+    SampleRepeated,
+    SampleUnreadable,
+    SampleUnsupported,
+    TooFewSamples,
+)
+from trtforge.samples.arrays import ARRAYS, load_array
+from trtforge.samples.base import Sample, SampleSet
+from trtforge.samples.entries import Entry, read_description
+from trtforge.samples.images import check_image_spec, load_image
+from trtforge.samples.sources import SourceFile, given, resolve
+
+if TYPE_CHECKING:
+    from trtforge.recipe.models import InputSpec
+
+
+def open_set(path: Path, inputs: Mapping[str, InputSpec], *, limit: int | None = None) -> SampleSet:
+    """The samples a YAML set lists, in its order, preprocessed for ``inputs``. Nothing is decoded yet.
+
+    Args:
+        path: the YAML file; see :class:`trtforge.errors.calibration.SetUnreadable` for what it may say.
+        inputs: input name -> shape, type and preprocessing of the network.
+        limit: use the first ``limit`` samples; the set must have as many.
+
+    Raises: CAL101-105, CAL108, CAL111-113; iterating raises CAL105-111.
+    """
+    description = read_description(path)
+    listed = [item for entry in description.entries for item in _listed(entry, path.parent, inputs)]
+    _refuse_repeats(listed)
+    if not listed:
+        raise EmptySet("the sample set lists no sample", where=str(path), next="add paths under `samples:`")
+    if limit is not None and limit > len(listed):
+        raise TooFewSamples(
+            f"{limit} samples are asked for",
+            where=str(path),
+            why=f"the set has {len(listed)}",
+            next=f"set `samples: {len(listed)}`, or drop it to use the whole set",
+        )
+    _check_specs(inputs)
+    return FileSamples(description.name, tuple(listed[:limit]), inputs, description.licence)
+
+
+def open_files(paths: Sequence[Path], inputs: Mapping[str, InputSpec]) -> SampleSet:
+    """Files named by a person, one sample each. Raises: CAL102, CAL103, CAL105, CAL108, CAL111; see ``open_set``."""
+    if not paths:
+        raise EmptySet("no file was given", next="name at least one file")
+    _check_specs(inputs)
+    listed = []
+    for file in given(list(paths)):
+        _one_file_feeds_all(file, inputs, str(file.path))
+        listed.append(_Listed(file.id, str(file.path), dict.fromkeys(inputs, file)))
+    return FileSamples("files", tuple(listed), inputs)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A sample not yet decoded. ``files``: input name -> file."""
+
+    id: str
+    where: str
+    files: Mapping[str, SourceFile]
+
+    def digest(self) -> str:
+        """sha256 of the one file, or the digest of input name -> sha256. Raises CAL106, CAL107."""
+        hashed = {file.path: self._sha256(file) for file in self.files.values()}
+        if len(hashed) == 1:
+            return next(iter(hashed.values()))
+        return digest_json({name: hashed[file.path] for name, file in self.files.items()})
+
+    def _sha256(self, file: SourceFile) -> str:
+        try:
+            found = sha256_file(file.path)
+        except OSError as error:
+            raise SampleUnreadable(
+                "the file cannot be read", where=file.id, why=error.strerror or "", next="check its permissions"
+            ) from error
+        if file.pin is not None and found != file.pin:
+            raise SampleChanged(
+                f"`{file.id}` is not the file this set was written for",
+                where=self.where,
+                why=f"sha256 is {found}, the set says {file.pin}",
+                next="restore the file, or update `sha256` in the set",
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class FileSamples:
+    """A SampleSet of files: every iteration decodes one sample at a time."""
+
+    name: str
+    listed: tuple[_Listed, ...]
+    inputs: Mapping[str, InputSpec]
+    licence: str = ""
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for item in self.listed:
+            digest = item.digest()
+            arrays = {name: self._decode(item.files[name], name, spec) for name, spec in self.inputs.items()}
+            yield Sample(item.id, digest, arrays)
+
+    def identities(self) -> list[tuple[str, str]]:
+        return [(item.id, item.digest()) for item in self.listed]
+
+    def without(self, ids: Collection[str]) -> FileSamples:
+        """The same set less some samples, which are then neither hashed nor decoded."""
+        return replace(self, listed=tuple(item for item in self.listed if item.id not in ids))
+
+    def describe(self) -> dict[str, Any]:
+        described: dict[str, Any] = {"set": self.name, "inputs": preprocessing(self.inputs)}
+        return described | ({"licence": self.licence} if self.licence else {})
+
+    def _decode(self, file: SourceFile, name: str, spec: InputSpec) -> np.ndarray[Any, Any]:
+        where = file.id if len(self.inputs) == 1 else f"{file.id} for input {name}"
+        if spec.preprocess.kind == "image":
+            if file.path.name.lower().endswith(ARRAYS):
+                raise SampleUnsupported(
+                    "this is no image",
+                    where=where,
+                    why=f"input `{name}` has `preprocess: {{kind: image}}`",
+                    next="name an image, or give the input `preprocess: {kind: array}`",
+                )
+            array = load_image(file.path, where, spec)
+        else:
+            array = load_array(file.path, where, name, spec)
+        _refuse_not_finite(array, where)
+        return array
+
+
+def preprocessing(inputs: Mapping[str, InputSpec]) -> dict[str, Any]:
+    """JSON-able: what is done to each input; leaves the batch out, which ranges do not depend on."""
+    return {
+        name: {
+            "shape": list(spec.shape[1:]),
+            "dtype": spec.dtype,
+            "preprocess": spec.preprocess.model_dump(mode="json"),
+        }
+        for name, spec in inputs.items()
+    }
+
+
+def _check_specs(inputs: Mapping[str, InputSpec]) -> None:
+    for name, spec in inputs.items():
+        if spec.preprocess.kind == "image":
+            check_image_spec(name, spec)
+
+
+def _listed(entry: Entry, folder: Path, inputs: Mapping[str, InputSpec]) -> list[_Listed]:
+    """The samples of one entry: a glob gives many, a mapping gives one."""
+    single = entry.refs.get(None)
+    if single is not None:
+        files = resolve(single.text, folder, where=entry.where, pin=single.pin)
+        for file in files:
+            _one_file_feeds_all(file, inputs, entry.where)
+        return [_Listed(file.id, entry.where, dict.fromkeys(inputs, file)) for file in files]
+    if set(entry.refs) != set(inputs):
+        raise SampleInputs(
+            "the entry does not name the inputs of the network",
+            where=entry.where,
+            why=f"it names {_names(entry.refs)}, the inputs are {_names(inputs)}",
+            next="map every input to one file",
+        )
+    chosen: dict[str, SourceFile] = {}
+    for name in inputs:
+        found = resolve(entry.refs[name].text, folder, where=entry.where, pin=entry.refs[name].pin)
+        if len(found) > 1:
+            raise SampleInputs(
+                f"input `{name}` is given {len(found)} files",
+                where=entry.where,
+                why="a glob cannot say which files belong together",
+                next="write one entry for each sample",
+            )
+        chosen[name] = found[0]
+    return [_Listed(" + ".join(file.id for file in chosen.values()), entry.where, chosen)]
+
+
+def _one_file_feeds_all(file: SourceFile, inputs: Mapping[str, InputSpec], where: str) -> None:
+    if len(inputs) != 1 and not file.path.name.lower().endswith(".npz"):
+        raise SampleInputs(
+            f"`{file.id}` cannot feed {len(inputs)} inputs",
+            where=where,
+            why=f"the inputs are {_names(inputs)}",
+            next="use one .npz with these arrays for each sample, or a mapping from input names to files",
+        )
+
+
+def _refuse_repeats(listed: Sequence[_Listed]) -> None:
+    first: dict[str, _Listed] = {}
+    for item in listed:
+        if item.id in first:
+            raise SampleRepeated(
+                f"`{item.id}` is listed twice",
+                where=item.where,
+                why=f"first at {first[item.id].where}",
+                next="remove one of the entries",
+            )
+        first[item.id] = item
+
+
+def _refuse_not_finite(array: np.ndarray[Any, Any], where: str) -> None:
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return
+    position = [int(axis) for axis in np.argwhere(~np.isfinite(array))[0]]
+    raise SampleNotFinite(
+        f"the sample holds {array[tuple(position)]}",
+        where=where,
+        why=f"first at index {position} of {list(array.shape)}",
+        next="mend the preprocessing, or take the sample out of the set",
+    )
+
+
+def _names(names: Collection[Any]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
