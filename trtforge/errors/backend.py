@@ -121,3 +121,67 @@ class Fp16OutOfRange(TrtforgeError):
 
     code = "BLD211"
     title = "weight beyond the range of fp16"
+
+
+class PrecisionNotOffered(TrtforgeError):
+    """The backend has no engine of the precision that the recipe asks for.
+
+    onnxruntime computes in fp32 and INT8 on a CPU. It has no kernels for fp16 there: it would convert every tensor
+    back and forth and be slower than fp32 without behaving like the fp16 of a GPU, so nothing would be learnt from it.
+    """
+
+    code = "BLD101"
+    title = "backend lacks this precision"
+
+
+class ScalesNeeded(TrtforgeError):
+    """An INT8 engine was asked for without scales.
+
+    The backend was called without a ScaleTable. Calibrate first, or take the scales of an earlier calibration.
+    """
+
+    code = "BLD102"
+    title = "INT8 without scales"
+
+
+class RuntimeRefusedGraph(TrtforgeError):
+    """onnxruntime could not build a session of the graph, or could not run it on a probe.
+
+    Usually an operator or an opset this version of onnxruntime lacks, or shapes that contradict each other at run
+    time. The message holds onnxruntime's own words.
+    """
+
+    code = "BLD103"
+    title = "onnxruntime refused the graph"
+
+
+class ProbeNotFinite(TrtforgeError):
+    """The FP32 model gave NaN or Inf for a sample, so nothing can be checked against it.
+
+    Usually preprocessing that does not fit the model (a wrong mean, pixels of 0..255 where 0..1 is expected), or a
+    model that is broken as exported.
+    """
+
+    code = "BLD104"
+    title = "the FP32 model gives NaN or Inf"
+
+
+class BadThreads(TrtforgeError):
+    """TRTFORGE_THREADS is not a positive whole number.
+
+    It sets how many threads onnxruntime uses for one run. Unset, it uses as many as the process has CPUs.
+    """
+
+    code = "BLD105"
+    title = "bad TRTFORGE_THREADS"
+
+
+class NeedsDevice(TrtforgeError):
+    """This engine can only be compiled on the device it is for.
+
+    Native TensorRT compiles for the GPU or DLA in the machine it runs on, by timing kernels there. Everything that
+    does not need the device was done here; the rest is done on it.
+    """
+
+    code = "KIT101"
+    title = "the device must finish this"

@@ -335,3 +335,36 @@ class ExecutionFailed(TrtforgeError):
 
     code = "ENG209"
     title = "the engine failed while running"
+
+
+class SessionRefused(TrtforgeError):
+    """onnxruntime could not load an engine that trtforge built.
+
+    The file is the published one, so the cause is usually another version of onnxruntime than the one the engine was
+    built with, or too little memory. The message holds onnxruntime's own words.
+    """
+
+    code = "ENG301"
+    title = "onnxruntime refused the engine"
+
+
+class SessionFailed(TrtforgeError):
+    """onnxruntime reported an error while the engine ran.
+
+    The inputs had the right names, shapes and types; usually memory ran out. The message holds onnxruntime's own
+    words.
+    """
+
+    code = "ENG302"
+    title = "onnxruntime failed while running"
+
+
+class ReportIncomplete(TrtforgeError):
+    """The engine's build report does not say how to load the engine.
+
+    An INT8 engine for the CPU is only right in the form, and with the session options, that were checked when it was
+    built. Without them it is not loaded.
+    """
+
+    code = "ENG303"
+    title = "build report incomplete"

@@ -1,0 +1,1 @@
+"""Native TensorRT: compiles on the device it compiles for."""
