@@ -17,7 +17,7 @@ BackendName = Literal["onnxruntime", "tensorrt_rtx", "tensorrt"]
 class Strict(BaseModel):
     """Unknown keys are refused, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSource(Strict):

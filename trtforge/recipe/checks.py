@@ -1,0 +1,200 @@
+"""What a recipe may not say although each key is right by itself: target, backend and device must fit together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trtforge.errors.base import TrtforgeError
+from trtforge.errors.recipe import BackendCannotTarget, Contradiction, WrongValue
+from trtforge.errors.targets import UnknownTarget
+from trtforge.recipe.document import KeyPath, Node, Where, dotted
+from trtforge.recipe.models import Engine, ImagePreprocess, Recipe
+from trtforge.recipe.problems import node_at
+
+if TYPE_CHECKING:
+    from trtforge.targets.model import Target
+
+RTX_SMS = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+"""Compute capabilities TensorRT-RTX compiles for."""
+
+RTX_INT8_SMS = ("8.0", "8.6", "8.9", "12.0")
+"""Those whose INT8 convolutions are INT8 in the built plan."""
+
+_VERSION = r"\d+(\.\d+){0,3}"
+_EXACT = re.compile(r"\d+(\.\d+){1,3}")
+_RANGE = re.compile(rf"(>=|<=|==|>|<|~=)\s*{_VERSION}(\s*,\s*(>=|<=|==|>|<|~=)\s*{_VERSION})*")
+
+
+def find_target(tree: Node) -> Target:
+    """The target the recipe names. Raises UnknownTarget with the place."""
+    from trtforge.targets.load import get
+
+    node = node_at(tree, ("target",))
+    try:
+        return get(str(node.value))
+    except UnknownTarget as error:
+        raise UnknownTarget(error.what, where=str(node.at), why=error.why, next=error.next) from error
+
+
+def contradictions(recipe: Recipe, target: Target, tree: Node) -> Iterator[tuple[KeyPath, TrtforgeError]]:
+    """Every pair of statements that cannot both hold, with the key path of the one to change."""
+    if (problem := _backend_problem(recipe, target, tree)) is not None:
+        yield ("backend",), problem
+    if recipe.tensorrt is not None:
+        yield from _tensorrt_problems(recipe, recipe.tensorrt, target, tree)
+    for name, engine in recipe.engines.items():
+        path: KeyPath = ("engines", name)
+        yield from _precision_problems(path, engine, recipe, target, tree)
+        yield from _dla_problems(path, engine, target, tree)
+        yield from _input_problems(path, engine, target, tree)
+
+
+def _at(tree: Node, path: KeyPath) -> Where:
+    return node_at(tree, path).at
+
+
+def _backend_problem(recipe: Recipe, target: Target, tree: Node) -> TrtforgeError | None:
+    backend, where = recipe.backend, str(_at(tree, ("backend",)))
+    what = f"backend `{backend}` cannot make engines for `{target.key}`"
+    if backend == "onnxruntime" and target.kind != "host":
+        why, hint = "onnxruntime engines run on the CPU of this machine", "write `target: host`, or another backend"
+    elif backend != "onnxruntime" and target.kind == "host":
+        why, hint = f"`{backend}` makes engines for NVIDIA devices", "write `backend: onnxruntime`"
+    elif backend == "tensorrt_rtx" and target.kind != "discrete":
+        why, hint = "TensorRT-RTX is for discrete GPUs only", "write `backend: tensorrt`, which compiles on the device"
+    elif backend == "tensorrt_rtx" and target.sm not in RTX_SMS:
+        why = f"TensorRT-RTX compiles for SM {', '.join(RTX_SMS)}; {target.name} has SM {target.sm}"
+        hint = "write `backend: tensorrt`, which compiles on the device"
+    else:
+        return None
+    return BackendCannotTarget(what, where=where, why=why, next=hint)
+
+
+def _tensorrt_problems(
+    recipe: Recipe, version: str, target: Target, tree: Node
+) -> Iterator[tuple[KeyPath, TrtforgeError]]:
+    where = str(_at(tree, ("tensorrt",)))
+    if recipe.backend != "tensorrt":
+        yield (
+            ("tensorrt",),
+            Contradiction(
+                f"`tensorrt: {version}` is for backend `tensorrt` only",
+                where=where,
+                why=f"the backend is `{recipe.backend}` ({_at(tree, ('backend',))})",
+                next="delete it (`tensorrt: null` drops what a base says), or write `backend: tensorrt`",
+            ),
+        )
+    elif not (_EXACT.fullmatch(version) or _RANGE.fullmatch(version)):
+        yield (
+            ("tensorrt",),
+            WrongValue(
+                "`tensorrt` is no version",
+                where=where,
+                why=f'expected a version such as "10.3" or a range such as ">=10.3,<11", found "{version}"',
+                next="name the version on the device: `dpkg -l | grep tensorrt` prints it there",
+            ),
+        )
+    elif target.is_dla and _EXACT.fullmatch(version):
+        from trtforge.targets.load import dla_support
+
+        supported, why = dla_support(target.key, tensorrt=version)
+        if not supported:
+            yield (
+                ("tensorrt",),
+                Contradiction(
+                    f"TensorRT {version} cannot use the DLA of `{target.device}`",
+                    where=where,
+                    why=why,
+                    next=f"change `tensorrt`, or write `target: {target.device}/gpu`",
+                ),
+            )
+
+
+def _precision_problems(
+    path: KeyPath, engine: Engine, recipe: Recipe, target: Target, tree: Node
+) -> Iterator[tuple[KeyPath, TrtforgeError]]:
+    where = str(_at(tree, (*path, "precision")))
+    float_only = target.sm in RTX_SMS and target.sm not in RTX_INT8_SMS
+    if recipe.backend == "tensorrt_rtx" and engine.precision == "int8" and float_only:
+        why = f"INT8 plans are made for SM {', '.join(RTX_INT8_SMS)}; {target.name} has SM {target.sm}"
+        if target.sm == "7.5":
+            why += ", where TensorRT-RTX runs INT8 convolutions in float"
+        yield (
+            (*path, "precision"),
+            BackendCannotTarget(
+                f"TensorRT-RTX makes no INT8 engine for `{target.key}`",
+                where=where,
+                why=why,
+                next="write `precision: fp16`, or `backend: tensorrt` to build INT8 on the device",
+            ),
+        )
+    if target.is_dla and engine.precision == "fp32":
+        yield (
+            (*path, "precision"),
+            Contradiction(
+                "a DLA computes in FP16 and INT8 only",
+                where=where,
+                why=f"`{dotted((*path, 'precision'))}` is `fp32` and the target is `{target.key}`",
+                next="write `precision: fp16` or `int8`",
+            ),
+        )
+
+
+def _dla_problems(path: KeyPath, engine: Engine, target: Target, tree: Node) -> Iterator[tuple[KeyPath, TrtforgeError]]:
+    if engine.dla is None:
+        return
+    dla = (*path, "dla")
+    if not target.is_dla:
+        yield (
+            dla,
+            Contradiction(
+                f"`{dotted(dla)}` is for a DLA target only",
+                where=str(node_at(tree, dla).key_at),
+                why=f"the target `{target.key}` is no DLA ({_at(tree, ('target',))})",
+                next="delete it (`dla: null` drops what a base says), or name a DLA target such as orin-agx-64gb/dla",
+            ),
+        )
+    elif target.dla is not None and engine.dla.core >= target.dla.cores:
+        yield (
+            (*dla, "core"),
+            WrongValue(
+                f"`{target.key}` has no DLA core {engine.dla.core}",
+                where=str(_at(tree, (*dla, "core"))),
+                why=f"it has {target.dla.cores}, counted from 0",
+                next="write `core: 0`",
+            ),
+        )
+
+
+def _input_problems(
+    path: KeyPath, engine: Engine, target: Target, tree: Node
+) -> Iterator[tuple[KeyPath, TrtforgeError]]:
+    for name, spec in engine.inputs.items():
+        at = (*path, "inputs", name)
+        if spec.format.startswith("dla_") and not target.is_dla:
+            yield (
+                (*at, "format"),
+                Contradiction(
+                    f"`{dotted((*at, 'format'))}: {spec.format}` is a DLA format",
+                    where=str(_at(tree, (*at, "format"))),
+                    why=f"the target is `{target.key}` ({_at(tree, ('target',))})",
+                    next="write `format: linear`, or name a DLA target",
+                ),
+            )
+        image = spec.preprocess
+        if not isinstance(image, ImagePreprocess):
+            continue
+        sides = (3, *image.crop) if image.layout == "nchw" else (*image.crop, 3)
+        if len(spec.shape) != 4 or spec.shape[1:] != sides:
+            wanted = ", ".join(str(side) for side in sides)
+            yield (
+                (*at, "shape"),
+                Contradiction(
+                    f"`{dotted((*at, 'shape'))}` is not the shape of the preprocessed image",
+                    where=str(_at(tree, (*at, "shape"))),
+                    why=f"it is {list(spec.shape)}; `crop` with `layout: {image.layout}` gives [N, {wanted}]",
+                    next=f"write `shape: [N, {wanted}]` with your batch for N, or change `preprocess`",
+                ),
+            )

@@ -1,0 +1,257 @@
+"""What is wrong with a recipe, in words: pydantic's errors become places, expectations and the closest right key."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from trtforge.errors.base import TrtforgeError
+from trtforge.errors.recipe import Contradiction, InvalidRecipe, MissingKey, UnknownKey, WrongValue
+from trtforge.recipe.document import KeyPath, Node, dotted, kind_of
+from trtforge.recipe.models import ArrayPreprocess, ImagePreprocess, Recipe
+
+MAX_LISTED = 10
+
+PATTERNS = {
+    r"^[0-9a-f]{64}$": "64 lower-case hexadecimal digits (sha256sum FILE prints them)",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$": "at most 100 letters, digits, `.`, `_` and `-`, the first a letter or digit",
+    r"^\d+(KiB|MiB)$": "a size such as 512KiB or 1MiB",
+    r"^\d+(KiB|MiB|GiB)$": "a size such as 512MiB or 1GiB",
+}
+"""The patterns of the models in words; a test holds the two together."""
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "tuple_type": "a list",
+    "list_type": "a list",
+}
+
+
+_BOUNDS = {
+    "greater_than": ("gt", "a number above"),
+    "greater_than_equal": ("ge", "a number of at least"),
+    "less_than": ("lt", "a number below"),
+    "less_than_equal": ("le", "a number of at most"),
+    "too_short": ("min_length", "a number of values of at least"),
+    "too_long": ("max_length", "a number of values of at most"),
+}
+
+
+def problems_of(error: ValidationError, tree: Node) -> dict[KeyPath, TrtforgeError]:
+    """One error per place in the recipe, in the order of the file. ``tree`` is what was validated."""
+    grouped: dict[KeyPath, list[ErrorDetails]] = {}
+    for details in error.errors(include_url=False):
+        grouped.setdefault(_path_of(details, tree), []).append(details)
+    return {path: _problem(path, details, tree) for path, details in grouped.items()}
+
+
+def raise_if_any(problems: Mapping[KeyPath, TrtforgeError], name: str) -> None:
+    """One problem is raised as itself, several as InvalidRecipe that lists them (the first ten in words)."""
+    found = list(problems.values())
+    if not found:
+        return
+    if len(found) == 1:
+        raise found[0]
+    lines = []
+    for number, problem in enumerate(found[:MAX_LISTED], start=1):
+        lines.append(f"{number}. {problem.code} {problem.what}")
+        lines += [f"   {label}: {text}" for label, text in problem._parts() if text]
+    if len(found) > MAX_LISTED:
+        lines.append(f"and {len(found) - MAX_LISTED} more")
+    raise InvalidRecipe(
+        f"{name} has {len(found)} problems",
+        where=found[0].where,
+        why="\n    ".join(["", *lines]),
+        next="mend them all, they are independent of each other",
+        problems=found,
+    )
+
+
+def node_at(tree: Node, path: KeyPath) -> Node:
+    """The node of a key path, or the nearest one above it that exists."""
+    node = tree
+    for part in path:
+        child = _child(node, part)
+        if child is None:
+            break
+        node = child
+    return node
+
+
+def _child(node: Node, part: str | int) -> Node | None:
+    if isinstance(node.value, dict):
+        return node.value.get(str(part))
+    if isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
+        return node.value[part]
+    return None
+
+
+def _path_of(details: ErrorDetails, tree: Node) -> KeyPath:
+    """pydantic's location without the parts that are names of union members rather than keys."""
+    path: KeyPath = ()
+    node = tree
+    for part in details["loc"]:
+        child = _child(node, part)
+        if child is not None:
+            node, path = child, (*path, part)
+    return (*path, details["loc"][-1]) if details["type"] == "missing" else path
+
+
+def _problem(path: KeyPath, group: list[ErrorDetails], tree: Node) -> TrtforgeError:
+    first = group[0]
+    node = node_at(tree, path)
+    if first["type"] == "extra_forbidden":
+        return _unknown_key(path, node, kind="array" if "array" in first["loc"] else "image")
+    if first["type"] == "missing":
+        return _missing_key(path, node, tree)
+    if first["type"] == "value_error":
+        return _contradiction(path, first, node)
+    if path and first["loc"][-1] == "[key]":
+        return WrongValue(
+            f"`{path[-1]}` is no name for an engine",
+            where=str(node.key_at),
+            why=f"expected {_expected(first)}",
+            next="rename it",
+        )
+    expected = " or ".join(dict.fromkeys(_expected(details) for details in group))
+    found = kind_of(node.plain())
+    return WrongValue(
+        f"`{dotted(path)}` has a wrong value" if path else "the recipe is no mapping",
+        where=str(node.at),
+        why=f"expected {expected}, found {found}" + (f" (from `{node.raw}`)" if node.raw else ""),
+        next=_value_hint(first, node.plain()),
+    )
+
+
+def _unknown_key(path: KeyPath, node: Node, kind: str) -> UnknownKey:
+    *parent, key = path
+    model = _model_at(tuple(parent))
+    if model is ImagePreprocess and kind == "array":
+        model = ArrayPreprocess
+    allowed = sorted(model.model_fields) if model else []
+    close = difflib.get_close_matches(str(key), allowed, n=1)
+    if close:
+        hint = f"did you mean `{close[0]}`?"
+    elif homes := _homes(str(key)):
+        hint = f"`{key}` belongs in {' or '.join(homes)}"
+    else:
+        hint = "delete it, or use one of the keys allowed here"
+    place = f"`{dotted(tuple(parent))}`" if parent else "the recipe itself"
+    return UnknownKey(
+        f"unknown key `{key}` in {place}", where=str(node.key_at), why=f"allowed there: {', '.join(allowed)}", next=hint
+    )
+
+
+def _missing_key(path: KeyPath, node: Node, tree: Node) -> MissingKey:
+    *parent, key = path
+    place = f"`{dotted(tuple(parent))}`" if parent else "the recipe"
+    model = _model_at(tuple(parent))
+    field = model.model_fields.get(str(key)) if model else None
+    about = f": {field.description}" if field is not None and field.description else ""
+    hint = f"add `{key}: ...`"
+    keys = tree.value if isinstance(tree.value, dict) else {}
+    if not parent and "target" not in keys:
+        hint = "add it; or, if this file is a base for others, build a recipe that extends it"
+    where = node.key_at if parent else node.at
+    return MissingKey(f"{place} has no `{key}`", where=str(where), why=f"`{key}` is required{about}", next=hint)
+
+
+def _contradiction(path: KeyPath, details: ErrorDetails, node: Node) -> TrtforgeError:
+    # a model's own validator: its message is written for people, with the remedy after the comma
+    message = str(details.get("ctx", {}).get("error") or details["msg"])
+    said = ""
+    if isinstance(node.value, dict):
+        said = "; ".join(f"`{key}` is said at {child.at}" for key, child in node.value.items())
+    return Contradiction(
+        f"`{dotted(path)}`: {message}" if path else message,
+        where=str(node.key_at),
+        why=said,
+        next="change one of them; `key: null` drops what a base says",
+    )
+
+
+def _expected(details: ErrorDetails) -> str:
+    kind, context = details["type"], details.get("ctx", {})
+    if kind == "string_pattern_mismatch":
+        return PATTERNS.get(context["pattern"], f"text that matches {context['pattern']}")
+    if kind == "literal_error":
+        return str(context["expected"]).replace("'", "`")
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return "a mapping with `kind: image` or `kind: array`"
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return f"{words} {context[name]}"
+    return _EXPECTED.get(kind) or details["msg"][:1].lower() + details["msg"][1:]
+
+
+def _value_hint(details: ErrorDetails, found: Any) -> str:
+    kind = details["type"]
+    if kind == "string_type" and isinstance(found, int | float) and not isinstance(found, bool):
+        return f'put it in quotes: "{found}"'
+    if kind == "literal_error" and isinstance(found, str):
+        allowed = [word.strip("'") for word in details["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        close = difflib.get_close_matches(found.lower(), allowed, n=1)
+        if close:
+            return f"did you mean `{close[0]}`?"
+    return "change the value"
+
+
+def _model_at(path: KeyPath) -> type[BaseModel] | None:
+    """The model that describes the mapping at a key path; None where there is none."""
+    model: Any = Recipe
+    for part in path:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            field = model.model_fields.get(str(part))
+            if field is None:
+                return None
+            model = _mapping_type(field.annotation)
+        else:  # dict[str, X]
+            model = _mapping_type(get_args(model)[1])
+        if model is None:
+            return None
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def _mapping_type(annotation: Any) -> Any:
+    """The model or dict type inside ``X | None``, ``Annotated[X, ...]`` or a union of models (the first)."""
+    origin = get_origin(annotation)
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return annotation
+    if origin is Annotated:
+        return _mapping_type(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return next((found for item in get_args(annotation) if (found := _mapping_type(item)) is not None), None)
+    return None
+
+
+def _homes(key: str) -> list[str]:
+    """Where in a recipe a key of this name would be right."""
+    places: dict[str, KeyPath] = {
+        "the recipe itself": (),
+        "an engine": ("engines", ""),
+        "`model`": ("engines", "", "model"),
+        "an input": ("engines", "", "inputs", ""),
+        "`preprocess`": ("engines", "", "inputs", "", "preprocess"),
+        "`calibration`": ("engines", "", "calibration"),
+        "`quantize`": ("engines", "", "quantize"),
+        "`verify`": ("engines", "", "verify"),
+        "`dla`": ("engines", "", "dla"),
+    }
+    models = {name: _model_at(path) for name, path in places.items()}
+    return [name for name, model in models.items() if model is not None and key in model.model_fields]
