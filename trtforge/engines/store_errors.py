@@ -1,0 +1,88 @@
+"""What the operating system says about a store, told as errors that a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from trtforge.errors.base import TrtforgeError
+from trtforge.errors.engine import (
+    EngineNotFound,
+    StoreFull,
+    StoreNotAFolder,
+    StoreReadOnly,
+    StoreUnreadable,
+)
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_NOT_A_FOLDER = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+
+
+@contextmanager
+def explained(root: Path, doing: str, *, needs: int = 0) -> Iterator[None]:
+    """Turn an OSError of the block into ENG101..ENG104. ``doing`` completes "could not ..."; ``needs``: bytes."""
+    try:
+        yield
+    except OSError as error:
+        raise _translated(error, root, doing, needs) from error
+
+
+def _translated(error: OSError, root: Path, doing: str, needs: int) -> TrtforgeError:
+    where = str(error.filename or root)
+    said = error.strerror or str(error)
+    if error.errno in _FULL:
+        return StoreFull(
+            f"could not {doing}: the disk is full",
+            where=where,
+            why=f"{said}: {megabytes(needs)} are needed, {megabytes(_free(root))} are free" if needs else said,
+            next="delete versions that are no longer served, or build with `--store PATH` on another disk",
+        )
+    if error.errno in _READ_ONLY:
+        return StoreReadOnly(
+            f"could not {doing}: the store cannot be written",
+            where=where,
+            why=said,
+            next="build with `--store PATH` into a folder that you can write, or make this one writable",
+        )
+    if error.errno in _NOT_A_FOLDER:
+        return StoreNotAFolder(
+            f"could not {doing}: something that is not a folder is in the way",
+            where=where,
+            why=said,
+            next=f"move {where} away, or name another store with `--store PATH`",
+        )
+    return StoreUnreadable(
+        f"could not {doing}", where=where, why=said, next=f"check the file system that holds {root}, then run it again"
+    )
+
+
+def not_found(root: Path, wanted: str, present: Sequence[str]) -> EngineNotFound:
+    """ENG106 with the nearest names and what is there. ``present``: references such as `a100/resnet50/3`."""
+    near = difflib.get_close_matches(wanted, present, n=3, cutoff=0.5)
+    if not present:
+        why = f"there is no engine in {root}"
+    else:
+        shown = ", ".join(present[:12]) + (f" and {len(present) - 12} more" if len(present) > 12 else "")
+        why = f"in {root} there are: {shown}"
+    guess = f"did you mean {' or '.join(near)}? " if near else ""
+    return EngineNotFound(
+        f"no engine {wanted!r}",
+        where=str(root),
+        why=why,
+        next=f"{guess}`trtforge build RECIPE` builds one" if not near else f"{guess.strip()}",
+    )
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _free(root: Path) -> int:
+    while not root.exists() and root != root.parent:
+        root = root.parent
+    return shutil.disk_usage(root).free
