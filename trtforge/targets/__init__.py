@@ -1,0 +1,1 @@
+"""Targets: the devices engines are built for, as data, and the facts of this machine's CPU."""

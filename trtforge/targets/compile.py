@@ -1,4 +1,7 @@
-"""Turns targets.yaml, which people edit, into targets.json, which is loaded: ``python -m trtforge.targets.compile``."""
+"""Turns the YAML tables people edit into the JSON that is loaded: ``python -m trtforge.targets.compile``.
+
+Reading YAML at run time would cost every command a tenth of a second.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from ruamel.yaml import YAML
 from trtforge.files import write_text
 from trtforge.targets.model import FIGURES
 
-SOURCE = Path(__file__).with_name("targets.yaml")
-COMPILED = Path(__file__).with_name("targets.json")
+TARGETS = Path(__file__).with_name("targets.yaml")
+DLA_LAYERS = Path(__file__).with_name("dla_layers.yaml")
 ORIGINS = ("cross-checked", "recalled", "computed", "measured")
 
 
-def compile_table(text: str) -> dict[str, Any]:
-    """The JSON form of the YAML text. Raises ValueError naming the record when a figure lacks its provenance."""
+def compile_targets(text: str) -> dict[str, Any]:
+    """The JSON form of targets.yaml. Raises ValueError naming the record when a figure lacks its provenance."""
     data = YAML(typ="safe", pure=True).load(text)
     sources: dict[str, str] = data["sources"]
     return {
@@ -25,6 +28,17 @@ def compile_table(text: str) -> dict[str, Any]:
         "jetpacks": [row for group in data["jetpacks"] for row in _jetpacks(group, sources)],
         "dla_windows": [{**window, "source": sources[window["source"]]} for window in data["dla_windows"]],
     }
+
+
+def compile_dla_layers(text: str) -> dict[str, Any]:
+    """The JSON form of dla_layers.yaml: one row an operator."""
+    data = YAML(typ="safe", pure=True).load(text)
+    layers = {op: {**row, "runs": True} for op, row in data["runs"].items()}
+    for origin, rows in data["falls_back"].items():
+        if twice := set(layers) & set(rows):
+            raise ValueError(f"listed twice: {', '.join(sorted(twice))}")
+        layers |= {op: {**row, "runs": False, "origin": origin} for op, row in rows.items()}
+    return {"layers": layers}
 
 
 def render(table: dict[str, Any]) -> str:
@@ -73,5 +87,14 @@ def _jetpacks(group: dict[str, Any], sources: dict[str, str]) -> list[dict[str, 
     return [{**shared, "version": version} for version in group["versions"]]
 
 
+def rendered() -> dict[Path, str]:
+    """Path of each compiled table -> its text as the sources now say."""
+    return {
+        TARGETS.with_suffix(".json"): render(compile_targets(TARGETS.read_text(encoding="utf-8"))),
+        DLA_LAYERS.with_suffix(".json"): render(compile_dla_layers(DLA_LAYERS.read_text(encoding="utf-8"))),
+    }
+
+
 if __name__ == "__main__":
-    write_text(COMPILED, render(compile_table(SOURCE.read_text(encoding="utf-8"))))
+    for path, text in rendered().items():
+        write_text(path, text)

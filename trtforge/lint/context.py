@@ -1,0 +1,126 @@
+"""What rules look at: the model with its maps, the recipe's engine, the target, and who compiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from onnx import GraphProto, NodeProto
+
+from trtforge.errors.graph import DynamicShape, ShapeMismatch, UnknownInput
+from trtforge.graph.index import Index, subgraphs
+from trtforge.graph.model import Model
+from trtforge.graph.shapes import TensorType, freeze_inputs, infer_shapes, input_specs, show_shape, tensor_types
+from trtforge.lint.nodes import DEFAULT_DOMAINS, ints
+from trtforge.targets.load import version_tuple
+from trtforge.targets.model import Target
+
+if TYPE_CHECKING:
+    from trtforge.recipe.models import BackendName, Engine
+    from trtforge.scales.table import ScaleTable
+
+
+@dataclass(frozen=True)
+class Context:
+    """One engine on one target. Everything derived is computed when a rule first asks."""
+
+    model: Model
+    engine: Engine
+    target: Target
+    scales: ScaleTable | None
+    backend: BackendName
+    tensorrt: str | None
+    jetpack: str | None
+
+    @cached_property
+    def index(self) -> Index:
+        return Index(self.model.proto.graph)
+
+    @cached_property
+    def nodes(self) -> tuple[NodeProto, ...]:
+        """Every node, those inside If, Loop and Scan bodies too."""
+        return tuple(_walk(self.model.proto.graph))
+
+    def of(self, *ops: str) -> list[NodeProto]:
+        """Nodes of these operators of the default domain."""
+        return [node for node in self.nodes if node.op_type in ops and node.domain in DEFAULT_DOMAINS]
+
+    @cached_property
+    def opset(self) -> int:
+        """Version of the default operator set; 1 when the model imports none, as ONNX says."""
+        return next((entry.version for entry in self.model.proto.opset_import if entry.domain in DEFAULT_DOMAINS), 1)
+
+    @cached_property
+    def inputs(self) -> dict[str, TensorType]:
+        return input_specs(self.model)
+
+    def declared(self, name: str) -> str:
+        """The shape the model declares for an input, for a message: `[n, 3, 224, 224]`."""
+        return show_shape(self.inputs[name].shape)
+
+    @cached_property
+    def types(self) -> dict[str, TensorType]:
+        """Types of all tensors with the recipe's input shapes applied. Raises InvalidGraph (ONX108).
+
+        Inputs that do not fit are the matter of the GRF rules; types then are those the model alone implies.
+        """
+        try:
+            return tensor_types(
+                freeze_inputs(self.model, {name: spec.shape for name, spec in self.engine.inputs.items()})
+            )
+        except (UnknownInput, ShapeMismatch, DynamicShape):
+            return tensor_types(infer_shapes(self.model))
+
+    @cached_property
+    def constants(self) -> frozenset[str]:
+        """Tensors known when the engine is built: initializers and all that follows from them and from shapes."""
+        known = set(self.index.initializers) | self.index.sparse
+        for node in self.model.proto.graph.node:
+            from_shape = node.op_type in ("Shape", "Size") and node.domain in DEFAULT_DOMAINS
+            if from_shape or (not any(subgraphs(node)) and all(name in known for name in node.input if name)):
+                known.update(name for name in node.output if name)
+        return frozenset(known)
+
+    @cached_property
+    def active_nodes(self) -> list[NodeProto]:
+        """Nodes that remain after constant folding, bodies of control flow left out."""
+        known = self.constants
+        return [node for node in self.model.proto.graph.node if not all(name in known for name in node.output if name)]
+
+    def rank(self, name: str) -> int | None:
+        """Rank of a tensor; weights need no shape inference."""
+        constant = self.index.constant(name)
+        if constant is not None:
+            return len(constant.dims)
+        known = self.types.get(name)
+        return None if known is None or known.shape is None else len(known.shape)
+
+    def spatial_rank(self, node: NodeProto) -> int | None:
+        """2 for a 2-D convolution or pooling, 3 for a 3-D one."""
+        kernel = ints(node, "kernel_shape")
+        if kernel:
+            return len(kernel)
+        rank = self.rank(node.input[1] if len(node.input) > 1 else node.input[0])
+        return None if rank is None else rank - 2
+
+    @property
+    def explicit_quantization(self) -> bool | None:
+        """INT8 reaches this compiler as Q/DQ nodes (True) or as a calibration cache (False); None: not known."""
+        if self.backend != "tensorrt":
+            return True
+        version = version_tuple(self.tensorrt) if self.tensorrt else None
+        return None if version is None else version[0] >= 11
+
+    @property
+    def gpu_fallback(self) -> bool:
+        """TensorRT may give layers the DLA cannot run to the GPU; the recipe's default is yes."""
+        return self.engine.dla is None or self.engine.dla.gpu_fallback
+
+
+def _walk(graph: GraphProto) -> Iterator[NodeProto]:
+    for node in graph.node:
+        yield node
+        for body in subgraphs(node):
+            yield from _walk(body)

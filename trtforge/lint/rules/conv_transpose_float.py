@@ -1,0 +1,45 @@
+"""RTX101: ConvTranspose stays in floating point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trtforge.lint.nodes import place
+from trtforge.lint.rule import Finding, Rule
+
+if TYPE_CHECKING:
+    from trtforge.lint.context import Context
+
+
+class ConvTransposeFloat(Rule):
+    """What it does
+        Reports ConvTranspose nodes of an INT8 engine for TensorRT-RTX.
+
+    Why it matters
+        TensorRT-RTX 1.7 builds a quantized ConvTranspose, 2-D or 3-D, and then runs it in floating point: the plan
+        dequantizes its inputs first. Accuracy pays for the quantization and speed gains nothing.
+
+    Example
+        The decoder of a U-Net, `quantize: {conv_transpose: true}`.
+
+    Fix
+        Leave `quantize.conv_transpose` off, its default, and expect these layers in the float column of the report.
+        If they dominate, upsample by Resize and a convolution instead: that convolution runs in INT8.
+    """
+
+    code = "RTX101"
+    title = "ConvTranspose is not INT8"
+    severity = "hint"
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        if context.backend != "tensorrt_rtx" or context.engine.precision != "int8":
+            return
+        asked = context.engine.quantize.conv_transpose
+        for node in context.of("ConvTranspose"):
+            if asked and node.name not in context.engine.quantize.skip:
+                message = "is to be quantized, but TensorRT-RTX runs it in floating point"
+                yield self.finding(place(node), message, "set quantize.conv_transpose to false", severity="warning")
+            else:
+                message = "runs in floating point: TensorRT-RTX has no INT8 ConvTranspose"
+                yield self.finding(place(node), message, "nothing to do; or use Resize and Conv")

@@ -1,0 +1,87 @@
+"""Run every rule over one engine of a recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trtforge.lint.rule import SEVERITIES, Finding, Rule
+from trtforge.lint.rules.attention_fp32 import AttentionFp32
+from trtforge.lint.rules.conv_transpose_float import ConvTransposeFloat
+from trtforge.lint.rules.dla_batch import DlaBatch
+from trtforge.lint.rules.dla_fp16_convolution import DlaFp16Convolution
+from trtforge.lint.rules.dla_missing_scale import DlaMissingScale
+from trtforge.lint.rules.dla_parameters import DlaParameters
+from trtforge.lint.rules.dla_three_dimensional import DlaThreeDimensional
+from trtforge.lint.rules.dla_unavailable import DlaUnavailable
+from trtforge.lint.rules.dla_unsupported_op import DlaUnsupportedOp
+from trtforge.lint.rules.input_dynamic import InputDynamic
+from trtforge.lint.rules.input_missing import InputMissing
+from trtforge.lint.rules.input_shape import InputShape
+from trtforge.lint.rules.input_unknown import InputUnknown
+from trtforge.lint.rules.not_ahead_of_time import NotAheadOfTime
+from trtforge.lint.rules.opset_for_qdq import OpsetForQdq
+from trtforge.lint.rules.stale_scales import StaleScales
+from trtforge.lint.rules.turing import Turing
+from trtforge.lint.rules.unnamed_scales import UnnamedScales
+
+if TYPE_CHECKING:
+    from trtforge.graph.model import Model
+    from trtforge.recipe.models import BackendName, Engine
+    from trtforge.scales.table import ScaleTable
+    from trtforge.targets.model import Target
+
+_RULES: tuple[type[Rule], ...] = (
+    InputUnknown,
+    InputMissing,
+    InputDynamic,
+    InputShape,
+    OpsetForQdq,
+    UnnamedScales,
+    StaleScales,
+    ConvTransposeFloat,
+    Turing,
+    NotAheadOfTime,
+    AttentionFp32,
+    DlaUnavailable,
+    DlaBatch,
+    DlaThreeDimensional,
+    DlaUnsupportedOp,
+    DlaParameters,
+    DlaMissingScale,
+    DlaFp16Convolution,
+)
+
+
+def rules() -> list[Rule]:
+    """Every rule, by code."""
+    return sorted((rule() for rule in _RULES), key=lambda rule: rule.code)
+
+
+def lint(
+    model: Model,
+    engine: Engine,
+    target: Target,
+    scales: ScaleTable | None = None,
+    *,
+    backend: BackendName | None = None,
+    tensorrt: str | None = None,
+    jetpack: str | None = None,
+) -> list[Finding]:
+    """Findings for one engine on one target: errors first, then by code, then in graph order.
+
+    ``model``: the float graph, after surgery when there is some. ``backend``: the recipe's; None: the one the target
+    is usually built with. ``tensorrt``, ``jetpack``: versions on the device, for the rules about the DLA; None: not
+    known. Raises InvalidGraph (ONX108) when the graph's own types contradict each other.
+    """
+    from trtforge.lint.context import Context
+
+    context = Context(model, engine, target, scales, backend or usual_backend(target, tensorrt), tensorrt, jetpack)
+    findings = [finding for rule in rules() for finding in rule.check(context)]
+    return sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), finding.code))
+
+
+def usual_backend(target: Target, tensorrt: str | None) -> BackendName:
+    """The host runs onnxruntime; a TensorRT version, or a Jetson, means TensorRT itself; else ahead of time."""
+    if target.kind == "host":
+        return "onnxruntime"
+    return "tensorrt" if tensorrt is not None or target.kind != "discrete" else "tensorrt_rtx"
