@@ -208,7 +208,7 @@ class ScalesFileInvalid(TrtforgeError):
     It is missing, is not JSON, names a tensor twice, lacks a field, or holds a value of the wrong type. The message
     names the place in the file. Scales files are written by ``trtforge calibrate`` and ``trtforge scales convert``;
     one that was edited by hand, cut short by a full disk, or is a TensorRT cache (text that begins with ``TRT-``) ends
-    here. Make it again, or convert it: ``trtforge scales convert FILE --to json``.
+    here. Make it again, or convert it: ``trtforge scales convert FILE OUT --to json``.
     """
 
     code = "CAL201"

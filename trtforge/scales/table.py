@@ -10,12 +10,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trtforge.digest import digest_json, set_digest
 from trtforge.errors.calibration import InvalidRange, MergeRefused, ScalesMismatch
+
+if TYPE_CHECKING:
+    from trtforge.graph.model import Digests
 
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """Scales below the smallest normal float32 cannot be inverted by hardware that flushes subnormals to zero."""
@@ -75,6 +78,19 @@ class Receipt:
     model_weights: str
     tools: Mapping[str, str]
     uncovered: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``receipt`` object of the file."""
+        return {
+            "method": self.method,
+            "samples": dict(sorted(self.samples.items())),
+            "set_digest": self.set_digest,
+            "preprocessing": dict(self.preprocessing),
+            "model_graph": self.model_graph,
+            "model_weights": self.model_weights,
+            "tools": dict(sorted(self.tools.items())),
+            "uncovered": list(self.uncovered),
+        }
 
 
 @dataclass(frozen=True)
@@ -222,9 +238,8 @@ def _merge_tools(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, str]:
 
 def check_matches(
     table: ScaleTable,
+    identity: Digests,
     *,
-    model_graph: str,
-    model_weights: str,
     preprocessing: Mapping[str, Any] | None = None,
     where: str = "",
     next: str = "",
@@ -232,7 +247,7 @@ def check_matches(
     """Refuse scales that were made for something else than what is being built.
 
     Args:
-        model_graph, model_weights: digests of the float model the scales will be lowered onto.
+        identity: digests of the float model the scales will be lowered onto.
         preprocessing: what the recipe asks for; None when it does not say.
         where: the scales file, for the message.
         next: the command that makes fitting scales, when the caller knows it.
@@ -252,8 +267,8 @@ def check_matches(
     differing = [
         (what, made_for, here)
         for what, made_for, here in (
-            ("graph", receipt.model_graph, model_graph),
-            ("weights", receipt.model_weights, model_weights),
+            ("graph", receipt.model_graph, identity.graph),
+            ("weights", receipt.model_weights, identity.weights),
         )
         if made_for != here
     ]

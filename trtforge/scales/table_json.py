@@ -85,7 +85,6 @@ SCHEMA: dict[str, Any] = {
 
 def to_json(table: ScaleTable) -> dict[str, Any]:
     """The content of the file; equal tables give equal values in a fixed order of keys."""
-    receipt = table.receipt
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -93,18 +92,7 @@ def to_json(table: ScaleTable) -> dict[str, Any]:
             name: {"amax": seen.amax, "min": seen.min, "max": seen.max, "count": seen.count}
             for name, seen in sorted(table.ranges.items())
         },
-        "receipt": None
-        if receipt is None
-        else {
-            "method": receipt.method,
-            "samples": dict(sorted(receipt.samples.items())),
-            "set_digest": receipt.set_digest,
-            "preprocessing": dict(receipt.preprocessing),
-            "model_graph": receipt.model_graph,
-            "model_weights": receipt.model_weights,
-            "tools": dict(sorted(receipt.tools.items())),
-            "uncovered": list(receipt.uncovered),
-        },
+        "receipt": None if table.receipt is None else table.receipt.to_json(),
         "notes": dict(table.notes),
     }
 

@@ -19,13 +19,17 @@ from trtforge.errors.calibration import (
     QdqUnknownSkip,
     QdqWeightsInvalid,
 )
-from trtforge.graph.index import Index, used_names
+from trtforge.graph.index import Index
 from trtforge.graph.model import Model
 from trtforge.graph.weights import Parked, park, read_tensor
 from trtforge.recipe.models import Quantize
 from trtforge.scales.codecs.placement import WEIGHTED, FloatNode, Placement, WeightRead, label, place
+from trtforge.scales.codecs.prune import drop_unused_constants
+from trtforge.scales.codecs.qdq_extract import extract
 from trtforge.scales.codecs.weights import channel_scales, quantize
 from trtforge.scales.table import ScaleTable
+
+__all__ = ["MIN_OPSET", "QdqReport", "WeightForm", "expected_int8_convolutions", "extract", "insert"]
 
 MIN_OPSET = 13
 WeightForm = Literal["int8", "float"]
@@ -136,7 +140,7 @@ def _check_ready(proto: ModelProto, policy: Quantize) -> None:
                 "the model is quantized already",
                 where=label(node),
                 why=f"it holds a {node.op_type} node",
-                next="start from the float model, or extract its scales first: `trtforge scales convert MODEL`",
+                next="start from the float model; `trtforge scales convert MODEL OUT --to json --plain FLOAT.onnx` makes it",
             )
     labels = [label(node) for node in proto.graph.node]
     for name in policy.skip:
@@ -267,21 +271,6 @@ def _linear(op: str, tensor: str, inputs: list[str], output: str, axis: int | No
     if axis is not None:
         node.attribute.append(helper.make_attribute("axis", axis))
     return node
-
-
-def drop_unused_constants(proto: ModelProto) -> None:
-    """Remove initializers and Constant nodes that nothing reads, in place, also among the inputs of old models."""
-    graph = proto.graph
-    used = {name for node in graph.node for name in used_names(node)} | {value.name for value in graph.output}
-    unused = {tensor.name for tensor in graph.initializer if tensor.name not in used}
-    for values in (graph.initializer, graph.input, graph.value_info):
-        for position in reversed(range(len(values))):
-            if values[position].name in unused:
-                del values[position]
-    for position in reversed(range(len(graph.node))):
-        node = graph.node[position]
-        if node.op_type == "Constant" and node.output[0] not in used:
-            del graph.node[position]
 
 
 def _report(proto: ModelProto, placement: Placement, table: ScaleTable, writer: _Writer) -> QdqReport:

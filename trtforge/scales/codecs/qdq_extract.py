@@ -1,0 +1,268 @@
+"""Q/DQ nodes read back: the plain float graph and the ScaleTable that were one quantized model.
+
+Reads the spellings of trtforge, onnxruntime's quantizer and modelopt: scales of rank 0 or shape [1]; int8, or uint8
+with zero point 128; weights per tensor or per channel, prequantized behind a DequantizeLinear or float behind a pair;
+an int32 bias behind a DequantizeLinear; scales in initializers or Constant nodes; several equal pairs on one tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+from trtforge.errors.calibration import QdqNotPlain
+from trtforge.graph.index import Index, subgraphs
+from trtforge.graph.model import Model
+from trtforge.graph.weights import Parked, park, read_tensor
+from trtforge.scales.codecs.placement import label
+from trtforge.scales.codecs.prune import drop_unused_constants
+from trtforge.scales.codecs.weights import along
+from trtforge.scales.table import ScaleTable, TensorRange
+
+Array = np.ndarray[Any, Any]
+NOTE = "qdq_asymmetric"
+"""Key of the note that lists tensors whose range was asymmetric: their symmetric scale is a new one."""
+
+
+@dataclass(frozen=True)
+class _Params:
+    """Scale and zero point of one Q or DQ node; scale has shape [] or [channels]."""
+
+    scale: Array
+    zero: Array
+    axis: int
+
+    def same(self, other: _Params) -> bool:
+        return (
+            self.scale.tobytes() == other.scale.tobytes()
+            and self.zero.dtype == other.zero.dtype
+            and np.array_equal(self.zero, other.zero)
+        )
+
+
+def extract(model: Model) -> tuple[Model, ScaleTable]:
+    """Take the Q/DQ nodes out of a model.
+
+    Returns the float model under its original tensor names, and the ranges of its activations. The ``scale`` of a
+    symmetric range is the one in the graph, bit for bit. Weights that were stored in INT8 come back as what they
+    dequantize to; float weights behind a Q/DQ pair come back unchanged. An asymmetric pair (onnxruntime's default)
+    yields its range, and the tensor is listed in the table's notes.
+
+    Raises:
+        QdqNotPlain: no Q/DQ at all, or a form that has no counterpart in a ScaleTable; the message names the node.
+    """
+    skeleton, parked = park(model.proto)
+    reader = _Reader(Model(skeleton, model.folder), parked)
+    reader.read()
+    graph = skeleton.graph
+    kept = [NodeProto.FromString(node.SerializeToString()) for node in graph.node if not _is_linear(node)]
+    renamed = reader.outputs_to_keep(kept)
+    replace = {name: renamed.get(source, source) for name, source in reader.alias.items()} | renamed
+    for node in kept:
+        _rename_inputs(node, replace)
+        for slot, name in enumerate(node.output):
+            node.output[slot] = renamed.get(name, name)
+    del graph.node[:]
+    graph.node.extend(kept)
+    drop_unused_constants(skeleton)
+    _drop_stale_types(graph)
+    parked.restore(skeleton)
+    ranges = {renamed.get(name, name): seen for name, seen in reader.ranges.items()}
+    notes = {NOTE: [renamed.get(name, name) for name in reader.asymmetric]} if reader.asymmetric else {}
+    return Model(skeleton, model.folder), ScaleTable(ranges, notes=notes)
+
+
+class _Reader:
+    """``alias``: output of a DQ node -> the float tensor it stands for."""
+
+    def __init__(self, model: Model, parked: Parked) -> None:
+        self._model = model
+        self._graph = model.proto.graph
+        self._parked = parked
+        self._index = Index(self._graph)
+        self._taken = self._index.names()
+        self._quantized: dict[str, tuple[str, _Params]] = {}
+        self._restored: dict[tuple[str, ...], str] = {}
+        self.alias: dict[str, str] = {}
+        self.ranges: dict[str, TensorRange] = {}
+        self.asymmetric: list[str] = []
+
+    def read(self) -> None:
+        found = False
+        for node in self._graph.node:
+            if not _is_linear(node):
+                continue
+            found = True
+            if node.op_type == "QuantizeLinear":
+                self._read_quantize(node)
+            else:
+                self._read_dequantize(node)
+        if not found:
+            raise QdqNotPlain(
+                "the model has no Q/DQ nodes to extract scales from",
+                why="it holds neither QuantizeLinear nor DequantizeLinear",
+                next="calibrate it: `trtforge calibrate RECIPE`",
+            )
+
+    def _read_quantize(self, node: NodeProto) -> None:
+        output = node.output[0]
+        readers = self._index.consumers_of(output)
+        if output in self._index.outputs or any(reader.op_type != "DequantizeLinear" for reader in readers):
+            raise _not_plain(node, f"its integer output {output!r} is used by something else than a DequantizeLinear")
+        source = self.alias.get(node.input[0], node.input[0])
+        self._quantized[output] = source, self._params(node)
+
+    def _read_dequantize(self, node: NodeProto) -> None:
+        name, output = node.input[0], node.output[0]
+        params = self._params(node)
+        if name in self._quantized:
+            source, before = self._quantized[name]
+            if not params.same(before):
+                raise _not_plain(node, "its scale or zero point is not that of the QuantizeLinear before it")
+            self.alias[output] = source
+            if self._index.constant(source) is None:
+                self._add_range(node, source, params)
+        elif self._index.constant(name) is not None:
+            self.alias[output] = self._restore_weight(node, params)
+        else:
+            raise _not_plain(node, f"its input {name!r} is neither quantized in the graph nor a constant")
+
+    def _add_range(self, node: NodeProto, tensor: str, params: _Params) -> None:
+        if params.scale.size != 1:
+            raise _not_plain(node, f"{tensor!r} has {params.scale.size} scales; activations are quantized per tensor")
+        scale, zero = float(params.scale), int(params.zero)
+        if not np.isfinite(scale) or scale <= 0:
+            raise _not_plain(node, f"the scale of {tensor!r} is {scale}")
+        if params.zero.dtype not in (np.int8, np.uint8):
+            raise _not_plain(node, f"{tensor!r} is quantized to {params.zero.dtype}, not to 8-bit integers")
+        limits = np.iinfo(params.zero.dtype)
+        symmetric = zero == (int(limits.min) + int(limits.max) + 1) // 2
+        if symmetric:
+            seen = TensorRange.from_scale(scale)
+        else:
+            seen = TensorRange((limits.min - zero) * scale, (limits.max - zero) * scale, 0)
+        known = self.ranges.setdefault(tensor, seen)
+        if known != seen:
+            raise _not_plain(node, f"{tensor!r} is quantized twice, with amax {known.amax:g} and {seen.amax:g}")
+        if not symmetric and tensor not in self.asymmetric:
+            self.asymmetric.append(tensor)
+
+    def _restore_weight(self, node: NodeProto, params: _Params) -> str:
+        """Name of a float initializer with the dequantized values; one for all nodes that dequantize alike."""
+        key = (*node.input, str(params.axis))
+        if key in self._restored:
+            return self._restored[key]
+        values = self._constant(node, 0)
+        axis = params.axis if params.scale.size > 1 else None
+        if axis is not None and (axis >= values.ndim or values.shape[axis] != params.scale.size):
+            raise _not_plain(node, f"{params.scale.size} scales do not fit axis {axis} of shape {list(values.shape)}")
+        scale, zero = (along(part, axis, values.ndim) for part in (params.scale, params.zero))
+        restored = (values.astype(np.int32) - zero.astype(np.int32)).astype(scale.dtype) * scale
+        name = self._restored[key] = self._float_name(node)
+        self._graph.initializer.append(numpy_helper.from_array(restored, name))
+        return name
+
+    def _float_name(self, node: NodeProto) -> str:
+        """What the tensor was called before it was quantized: the name without the suffix a quantizer adds."""
+        for name, suffix in ((node.output[0], "_DequantizeLinear_Output"), (node.input[0], "_quantized")):
+            original = str(name).removesuffix(suffix)
+            if original != name and original not in self._taken:
+                self._taken.add(original)
+                return original
+        return self._fresh(f"{node.output[0]}_float")
+
+    def _params(self, node: NodeProto) -> _Params:
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        if attributes.get("block_size"):
+            raise _not_plain(node, "it quantizes in blocks")
+        scale = self._constant(node, 1)
+        if len(node.input) > 2 and node.input[2]:
+            zero = self._constant(node, 2)
+        else:
+            zero = np.zeros(scale.shape, self._default_dtype(node, attributes))
+        if scale.size == 1:
+            scale, zero = scale.reshape(()), zero.reshape(())
+        rank = self._rank_of(node.input[0])
+        axis = attributes.get("axis", 1)
+        return _Params(scale, zero, axis + rank if axis < 0 and rank else axis)
+
+    def _default_dtype(self, node: NodeProto, attributes: dict[str, int]) -> np.dtype[Any]:
+        """Without a zero point: what the values are stored in, or `output_dtype`, or uint8, as ONNX defines it."""
+        stored = self._index.constant(node.input[0])
+        if node.op_type == "DequantizeLinear" and node.input[0] in self._quantized:
+            return np.dtype(self._quantized[node.input[0]][1].zero.dtype)
+        if node.op_type == "DequantizeLinear" and stored is not None:
+            return np.dtype(helper.tensor_dtype_to_np_dtype(stored.data_type))
+        stated = attributes.get("output_dtype") or TensorProto.UINT8
+        return np.dtype(helper.tensor_dtype_to_np_dtype(stated))
+
+    def _rank_of(self, name: str) -> int:
+        tensor = self._index.constant(name)
+        return len(tensor.dims) if tensor is not None else 0
+
+    def _constant(self, node: NodeProto, slot: int) -> Array:
+        tensor = self._index.constant(node.input[slot])
+        if tensor is None:
+            raise _not_plain(node, f"its input {node.input[slot]!r} is computed in the graph, not constant")
+        return read_tensor(self._model, self._parked.find(tensor))
+
+    def outputs_to_keep(self, nodes: list[NodeProto]) -> dict[str, str]:
+        """Graph outputs that were outputs of DQ nodes keep their names: old name -> output name.
+
+        Where the tensor behind one cannot be renamed (it is an input, a constant or an output itself), an Identity is
+        added to ``nodes``.
+        """
+        renamed: dict[str, str] = {}
+        made_here = {name for node in nodes for name in node.output}
+        for output in self._index.outputs:
+            source = self.alias.get(output)
+            if source is None:
+                continue
+            if source in made_here and source not in self._index.outputs and source not in renamed:
+                renamed[source] = output
+            else:
+                nodes.append(helper.make_node("Identity", [source], [output], name=f"{output}_Identity"))
+        return renamed
+
+    def _fresh(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while name in self._taken:
+            name, number = f"{wanted}_{number}", number + 1
+        self._taken.add(name)
+        return name
+
+
+def _is_linear(node: NodeProto) -> bool:
+    # com.microsoft has twins of both, written by onnxruntime for 16-bit types.
+    return node.op_type in ("QuantizeLinear", "DequantizeLinear")
+
+
+def _rename_inputs(node: NodeProto, names: dict[str, str]) -> None:
+    """Replace what a node reads, also inside its subgraphs: ONNX names are unique across them."""
+    for slot, name in enumerate(node.input):
+        node.input[slot] = names.get(name, name)
+    for subgraph in subgraphs(node):
+        for inner in subgraph.node:
+            _rename_inputs(inner, names)
+        for value in subgraph.output:
+            value.name = names.get(value.name, value.name)
+
+
+def _drop_stale_types(graph: GraphProto) -> None:
+    """Remove type annotations of tensors that are gone."""
+    present = Index(graph).names()
+    for position in reversed(range(len(graph.value_info))):
+        if graph.value_info[position].name not in present:
+            del graph.value_info[position]
+
+
+def _not_plain(node: NodeProto, why: str) -> QdqNotPlain:
+    return QdqNotPlain(
+        f"the quantization at {node.op_type} {label(node)!r} has no counterpart in a scale table",
+        where=label(node),
+        why=why,
+        next="quantize activations per tensor with constant scales, or start from the float model",
+    )
