@@ -143,17 +143,6 @@ class BackendUnavailable(TrtforgeError):
     title = "engine cannot run here"
 
 
-class WrongGpu(TrtforgeError):
-    """The engine was compiled for a GPU of another compute capability (SM) than this machine's.
-
-    A plan holds machine code for one SM: 8.0 is A100 and A30, 8.6 is A2, 8.7 is Orin. It is refused before the
-    deserializer sees it. Build the recipe of this machine's target; `trtforge targets` lists them with their SM.
-    """
-
-    code = "ENG113"
-    title = "engine was built for another GPU"
-
-
 class WrongCpu(TrtforgeError):
     """The engine was built for CPU instructions that this processor does not have.
 
@@ -161,18 +150,18 @@ class WrongCpu(TrtforgeError):
     with VNNI instructions can saturate silently without them. Build the recipe on this machine.
     """
 
-    code = "ENG114"
+    code = "ENG113"
     title = "engine was built for another CPU"
 
 
-class WrongEngineTool(TrtforgeError):
+class HeaderContradictsManifest(TrtforgeError):
     """The engine's header does not say what its manifest says: another kind of plan, or other GPUs.
 
     The file is the published one, so the manifest was wrong when it was published, or both were replaced together.
     Build the engine again.
     """
 
-    code = "ENG115"
+    code = "ENG114"
     title = "engine header contradicts manifest"
 
 
