@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trtforge.cli.options import Json
 from trtforge.cli.ui import Ui
+
+if TYPE_CHECKING:
+    from trtforge.scales.table import ScaleTable
 
 
 class Format(StrEnum):
@@ -18,6 +21,15 @@ class Format(StrEnum):
     json = "json"
     trt_cache = "trt-cache"
     ort_json = "ort-json"
+
+
+class Algorithm(StrEnum):
+    """Calibrators a TensorRT cache can name."""
+
+    minmax = "MinMaxCalibration"
+    entropy2 = "EntropyCalibration2"
+    entropy = "EntropyCalibration"
+    legacy = "LegacyCalibration"
 
 
 ScalesFile = Annotated[
@@ -73,20 +85,65 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write")],
     to: Annotated[Format, typer.Option("--to", help="The form to write")],
     tensorrt: Annotated[str, typer.Option("--tensorrt", help="TensorRT version for a cache's header")] = "8.6.2",
-    algorithm: Annotated[str, typer.Option("--algorithm", help="Calibrator in a cache's header")] = "MinMaxCalibration",
+    algorithm: Annotated[
+        Algorithm, typer.Option("--algorithm", help="Calibrator in a cache's header; DLA takes EntropyCalibration2 only")
+    ] = Algorithm.minmax,
     plain: Annotated[Path | None, typer.Option("--plain", help="From a Q/DQ model: write the model without Q/DQ here")] = None,
     json: Json = False,
 ) -> None:
     """Write scales in another form. A Q/DQ model becomes a plain model (--plain) and its scales."""
     ui = Ui(json=json)
-    from trtforge.scales.read import plain_model, read_any, write_as
+    from trtforge.errors.usage import NoPlainModel
+    from trtforge.scales.read import read_any
 
     table, form = read_any(scales)
-    write_as(table, out, to.value, tensorrt=tensorrt, algorithm=algorithm)
+    if plain is not None and form != "Q/DQ model":
+        raise NoPlainModel(
+            "--plain needs a Q/DQ model", where=str(scales), why=f"this is a {form}", next="leave --plain out"
+        )
+    _write(table, out, to, tensorrt, algorithm)
+    ui.say(f"{out}: {len(table.ranges)} tensors, {form} to {to.value}")
+    bare: list[str] = []
+    if form == "Q/DQ model":
+        bare = _without_scale(scales, table, plain)
+        if plain is not None:
+            ui.say(f"{plain}: the model without Q/DQ")
+        if bare:
+            ui.say(f"  {len(bare)} float tensors have no scale and run in float: {', '.join(bare[:5])}")
+    ui.result(
+        "scales-convert",
+        {"from": form, "to": to.value, "out": str(out), "tensors": len(table.ranges), "without_scale": bare},
+    )
+
+
+def _write(table: ScaleTable, out: Path, to: Format, tensorrt: str, algorithm: Algorithm) -> None:
+    if to is Format.json:
+        table.save(out)
+    elif to is Format.ort_json:
+        from trtforge.scales.codecs import ort_json
+
+        ort_json.save(table, out)
+    else:
+        from trtforge.scales.codecs.trt_cache import CalibrationCache
+
+        CalibrationCache.from_table(table, tensorrt=tensorrt, algorithm=algorithm.value).save(out)
+
+
+def _without_scale(scales: Path, table: ScaleTable, plain: Path | None) -> list[str]:
+    """Write the model without Q/DQ where asked; the names of its float activations that the table does not cover."""
+    from trtforge.graph.io import load, save
+    from trtforge.graph.shapes import tensor_types
+    from trtforge.scales.codecs.qdq_extract import extract
+
+    model = extract(load(scales))[0]
     if plain is not None:
-        plain_model(scales, plain)
-    ui.say(f"{out}: {len(table.ranges)} tensors, {form} -> {to.value}")
-    ui.result("scales-convert", {"from": form, "to": to.value, "out": str(out), "tensors": len(table.ranges)})
+        save(model, plain)
+    weights = {initializer.name for initializer in model.proto.graph.initializer}
+    return sorted(
+        name
+        for name, (dtype, _) in tensor_types(model).items()
+        if dtype == "float32" and name not in table.ranges and name not in weights
+    )
 
 
 def diff(first: ScalesFile, second: ScalesFile, json: Json = False) -> None:

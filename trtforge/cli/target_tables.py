@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 from trtforge.cli.ui import Ui
 from trtforge.targets.load import dla_support, get, jetpacks, keys
-from trtforge.targets.model import FIGURES, Target
+from trtforge.targets.model import FIGURES, JetPack, Target
 
 RECALLED_MARK = "~"
 
@@ -25,10 +26,7 @@ def overview(ui: Ui) -> None:
     ui.table(
         "JetPack",
         ("JetPack", "TensorRT", "CUDA", "DLA software", "devices", "DLA usable on"),
-        [
-            (p.version, p.tensorrt, p.cuda, p.dla_software or "-", ", ".join(p.families), ", ".join(p.dla) or "none")
-            for p in packs
-        ],
+        _jetpack_rows(packs),
     )
     ui.result("targets", {"targets": [t.to_json() for t in targets], "jetpacks": [p.to_json() for p in packs]})
 
@@ -65,6 +63,17 @@ def _row(target: Target) -> tuple[str, ...]:
 
     names = ("memory_gb", "bandwidth_gb_s", "int8_dense_tops", "fp16_dense_tflops", "tdp_w")
     return (target.key, target.sm or "-", *map(figure, names), str(target.dla.cores) if target.dla else "-")
+
+
+def _jetpack_rows(packs: list[JetPack]) -> list[tuple[str, ...]]:
+    """One row for a run of releases that carry the same things."""
+
+    def content(pack: JetPack) -> tuple[str, ...]:
+        usable = ", ".join(pack.dla) or "none"
+        return (pack.tensorrt, pack.cuda, pack.dla_software or "-", ", ".join(pack.families), usable)
+
+    runs = [(same, [pack.version for pack in run]) for same, run in groupby(packs, key=content)]
+    return [(versions[0] if len(versions) == 1 else f"{versions[0]} to {versions[-1]}", *same) for same, versions in runs]
 
 
 def _host_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

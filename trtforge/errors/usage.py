@@ -47,3 +47,13 @@ class UnknownSchema(TrtforgeError):
 
     code = "USE104"
     title = "unknown schema"
+
+
+class NoPlainModel(TrtforgeError):
+    """`trtforge scales convert --plain` writes a model without its Q/DQ nodes, so it needs a model that has them.
+
+    The file given holds scales only. Leave `--plain` out, or give the Q/DQ model itself.
+    """
+
+    code = "USE105"
+    title = "no Q/DQ model"

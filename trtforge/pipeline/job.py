@@ -24,7 +24,6 @@ from trtforge.recipe.models import Engine
 from trtforge.recipe.sources import FetchedModel, fetch
 from trtforge.samples.base import SampleSet
 from trtforge.samples.load import open_set
-from trtforge.targets.load import get as get_target
 from trtforge.targets.model import Target
 
 TOOLS = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "polygraphy", "pillow", "nibabel")
@@ -96,11 +95,10 @@ def plan(
     recipe: LoadedRecipe, *, only: Sequence[str] = (), store: Path | None = None, progress: Progress = QUIET
 ) -> list[Job]:
     """The jobs of a recipe, in its order. Raises RCP, ONX and ENV errors."""
-    target = get_target(recipe.recipe.target)
     backend = registry.get(recipe.recipe.backend)
-    root = store or Path(recipe.recipe.store or Path("engines") / recipe.path.stem)
+    root = store or recipe.store
     return [
-        Job(name, engine, recipe, target, backend, fetch(engine.model, recipe, progress=progress), root)
+        Job(name, engine, recipe, recipe.target, backend, fetch(engine.model, recipe, progress=progress), root)
         for name, engine in recipe.selected(only).items()
     ]
 
