@@ -28,6 +28,7 @@ _SYNTAX_HINTS = {
     "mapping values are not allowed": "a value with `: ` in it needs quotes; else check the indentation here and above",
     "undefined alias": "a value that begins with `*` needs quotes; otherwise define the anchor (`&name`) above",
     "cannot start any token": "put the value in quotes",
+    "expected <block end>": "the indentation of this line fits none above it: line it up with its neighbours",
 }
 """Words of ruamel's message -> what to do."""
 
@@ -52,13 +53,15 @@ class Where:
 class Node:
     """A value and its place. ``key_at``: where the key it belongs to stands (its own place for list items).
 
-    ``raw``: the text before ``${VAR}`` was replaced, None where there was none.
+    ``raw``: the text before ``${VAR}`` was replaced, None where there was none. ``text``: a number as written,
+    so that a message can say ``10.10`` where YAML read 10.1.
     """
 
     value: dict[str, Node] | list[Node] | str | int | float | bool | None
     at: Where
     key_at: Where
     raw: str | None = None
+    text: str | None = None
 
     def plain(self) -> Any:
         """The value without places: dict, list, str, int, float, bool, None."""
@@ -131,13 +134,13 @@ def kind_of(value: Any) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, bool):
-        return f"{str(value).lower()} (true/false)"
+        return f"the value {str(value).lower()}"
     if isinstance(value, int | float):
         return f"the number {value}"
     if isinstance(value, str):
         return f'the text "{value}"' if len(value) <= 80 else f'the text "{value[:77]}..."'
     if isinstance(value, dict):
-        return "a mapping"
+        return "a mapping" if value else "an empty mapping"
     shown = "[" + ", ".join(str(item) for item in value) + "]"
     return f"the list {shown}" if len(shown) <= 60 else f"a list of {len(value)}"
 
@@ -235,11 +238,12 @@ def _too_deep(at: Where) -> RecipeTooLarge:
 def _syntax_error(error: MarkedYAMLError, text: str, start: Where) -> RecipeSyntax:
     mark, opened = error.problem_mark or error.context_mark, error.context_mark
     lines = text.splitlines()
-    if opened is not None and mark.line >= len(lines):
+    if opened is not None and mark.line >= len(lines) > opened.line:
         mark = opened  # the end of the file says nothing; the quote or bracket that was left open does
     line = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
     parts = [part for part in (error.context, error.problem) if part]
     why = ", ".join(" ".join(part.split()) for part in parts) or "the YAML reader gave up"
+    why = re.sub(r"'?<([a-z ]+)>'?", r"the \1", why).replace("the stream end", "the end of the text")
     if mark is not None and line.strip():
         column = min(mark.column, len(line))
         caret = re.sub(r"[^\t]", " ", line[:column]) + "^"  # tabs kept, so that the caret stands under its character
@@ -280,7 +284,9 @@ class _Expansion:
             )
         if depth > MAX_DEPTH:
             raise _too_deep(at)
-        return Node(self._value(node, at, depth), at, key_at or at)
+        value = self._value(node, at, depth)
+        text = node.value if isinstance(value, int | float) else None
+        return Node(value, at, key_at or at, text=text)
 
     def _value(self, node: Any, at: Where, depth: int) -> Any:
         tag = (node.tag or "").removeprefix("tag:yaml.org,2002:")

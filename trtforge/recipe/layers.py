@@ -144,13 +144,9 @@ def _split_override(text: str, at: Where) -> tuple[list[str], Node]:
             break
         position += 1
     if not keys or not text.startswith("=", position) or text[position - 1] == ".":
-        why = (
-            "there is no `=VALUE`"
-            if "=" not in text
-            else f"expected `.` or `=` at character {position + 1}, found {text[position : position + 1]!r}"
-            if position < len(text)
-            else "the key is incomplete"
-        )
+        wanted = "a key" if position == 0 or text[position - 1] == "." else "`.` or `=`"
+        found = repr(text[position]) if position < len(text) else "the end"
+        why = f"expected {wanted} at character {position + 1}, found {found}"
         raise BadOverride(
             f"cannot read --set {text}",
             where=str(at),

@@ -51,6 +51,11 @@ class LoadedRecipe:
         """The engine store, relative to the working directory unless the recipe says otherwise."""
         return Path(self.recipe.store or f"engines/{self.name}")
 
+    def place(self, key: KeyPath) -> str:
+        """Where the value of a key path was said, ``recipes/base.yaml:11:13``; the file when nobody said it."""
+        where = self.sources.get(dotted(key))
+        return str(where) if where is not None else display(self.path)
+
     def resolve(self, relative: str) -> Path:
         """The file that a path in ``recipe`` means (a model path, a set, scales; not ``store``, not ``package:``)."""
         return self.root / relative
@@ -107,7 +112,7 @@ def load(path: Path, *, overrides: Sequence[str] = (), environ: Mapping[str, str
     if recipe is not None and target is not None:
         for key, problem in contradictions(recipe, target, tree):
             problems.setdefault(key, problem)
-    raise_if_any(problems, display(path))
+    raise_if_any(problems, tree, display(path))
     assert recipe is not None and target is not None  # else there is a problem
     return LoadedRecipe(
         recipe=recipe,

@@ -24,14 +24,15 @@ class ModelSource(Strict):
     """Where the ONNX model comes from."""
 
     onnx: str = Field(
-        description="A path (relative to the recipe), `package:DISTRIBUTION/path/in/it`, or an https URL (needs sha256)"
+        min_length=1,
+        description="A path relative to the recipe, `package:DISTRIBUTION/path/in/it`, or an https URL (needs sha256)",
     )
     sha256: Sha256 | None = Field(None, description="Digest of the ONNX file; checked before anything is done with it")
 
     @model_validator(mode="after")
     def _url_needs_digest(self) -> ModelSource:
         if self.onnx.startswith(("https://", "http://")) and self.sha256 is None:
-            raise ValueError("a model from a URL needs `sha256`, so that what was built can be named and checked")
+            raise ValueError("a model from a URL needs `sha256`; add what `sha256sum FILE` prints")
         return self
 
 
@@ -70,15 +71,15 @@ class InputSpec(Strict):
 class Calibration(Strict):
     """INT8 ranges: gathered from a calibration set, or read from a scales file made earlier."""
 
-    set: str | None = Field(None, description="A calibration set (YAML), relative to the recipe")
-    scales: str | None = Field(None, description="A ScaleTable JSON written by `trtforge calibrate`")
+    set: str | None = Field(None, min_length=1, description="A calibration set (YAML), relative to the recipe")
+    scales: str | None = Field(None, min_length=1, description="A ScaleTable JSON written by `trtforge calibrate`")
     method: Literal["minmax"] = "minmax"
     samples: Annotated[int, Field(gt=0)] | None = Field(None, description="Use the first N samples of the set")
 
     @model_validator(mode="after")
     def _one_source(self) -> Calibration:
         if (self.set is None) == (self.scales is None):
-            raise ValueError("give exactly one of `set` and `scales`")
+            raise ValueError("exactly one of `set` and `scales` must be given; `set: null` drops what a base says")
         return self
 
 
@@ -92,7 +93,7 @@ class Quantize(Strict):
 class Verify(Strict):
     """The bound a built engine must keep against the FP32 model, on samples not used for calibration."""
 
-    set: str = Field(description="A sample set (YAML), relative to the recipe")
+    set: str = Field(min_length=1, description="A sample set (YAML), relative to the recipe")
     against: Literal["onnxruntime-fp32"] = "onnxruntime-fp32"
     metric: Literal["cosine", "top1", "sqnr_db"] = "cosine"
     at_least: float
@@ -123,7 +124,9 @@ class Engine(Strict):
     @model_validator(mode="after")
     def _int8_needs_ranges(self) -> Engine:
         if self.precision == "int8" and self.calibration is None:
-            raise ValueError("`precision: int8` needs `calibration`, or set `precision: fp16`")
+            raise ValueError(
+                "`precision: int8` needs `calibration`; add `calibration: {set: ...}` or write `precision: fp16`"
+            )
         return self
 
 

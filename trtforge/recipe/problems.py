@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -40,16 +41,17 @@ _EXPECTED = {
     "model_attributes_type": "a mapping",
     "tuple_type": "a list",
     "list_type": "a list",
+    "string_too_short": "some text",
 }
 
+
+_TAG_ERRORS = ("union_tag_invalid", "union_tag_not_found")
 
 _BOUNDS = {
     "greater_than": ("gt", "a number above"),
     "greater_than_equal": ("ge", "a number of at least"),
     "less_than": ("lt", "a number below"),
     "less_than_equal": ("le", "a number of at most"),
-    "too_short": ("min_length", "a number of values of at least"),
-    "too_long": ("max_length", "a number of values of at most"),
 }
 
 
@@ -61,9 +63,11 @@ def problems_of(error: ValidationError, tree: Node) -> dict[KeyPath, TrtforgeErr
     return {path: _problem(path, details, tree) for path, details in grouped.items()}
 
 
-def raise_if_any(problems: Mapping[KeyPath, TrtforgeError], name: str) -> None:
+def raise_if_any(problems: Mapping[KeyPath, TrtforgeError], tree: Node, name: str) -> None:
     """One problem is raised as itself, several as InvalidRecipe that lists them (the first ten in words)."""
-    found = list(problems.values())
+    places = {path: node_at(tree, path).at for path in problems}
+    in_order = sorted(problems, key=lambda path: (str(places[path].path), places[path].line, places[path].column))
+    found = [problems[path] for path in in_order]
     if not found:
         return
     if len(found) == 1:
@@ -77,8 +81,8 @@ def raise_if_any(problems: Mapping[KeyPath, TrtforgeError], name: str) -> None:
     raise InvalidRecipe(
         f"{name} has {len(found)} problems",
         where=found[0].where,
-        why="\n    ".join(["", *lines]),
-        next="mend them all, they are independent of each other",
+        why="\n    ".join(["all that was found:", *lines]),
+        next="edit the places named above; `trtforge explain CODE` says more about a code",
         problems=found,
     )
 
@@ -110,7 +114,11 @@ def _path_of(details: ErrorDetails, tree: Node) -> KeyPath:
         child = _child(node, part)
         if child is not None:
             node, path = child, (*path, part)
-    return (*path, details["loc"][-1]) if details["type"] == "missing" else path
+    if details["type"] == "missing" and not isinstance(node.value, list):
+        return (*path, details["loc"][-1])
+    if details["type"] in _TAG_ERRORS:
+        return (*path, "kind")
+    return path
 
 
 def _problem(path: KeyPath, group: list[ErrorDetails], tree: Node) -> TrtforgeError:
@@ -118,7 +126,7 @@ def _problem(path: KeyPath, group: list[ErrorDetails], tree: Node) -> TrtforgeEr
     node = node_at(tree, path)
     if first["type"] == "extra_forbidden":
         return _unknown_key(path, node, kind="array" if "array" in first["loc"] else "image")
-    if first["type"] == "missing":
+    if first["type"] == "union_tag_not_found" or (first["type"] == "missing" and not isinstance(node.value, list)):
         return _missing_key(path, node, tree)
     if first["type"] == "value_error":
         return _contradiction(path, first, node)
@@ -130,12 +138,14 @@ def _problem(path: KeyPath, group: list[ErrorDetails], tree: Node) -> TrtforgeEr
             next="rename it",
         )
     expected = " or ".join(dict.fromkeys(_expected(details) for details in group))
-    found = kind_of(node.plain())
+    if first["type"] == "missing":  # of a list: one error for each value that is not there
+        expected = f"{max(int(details['loc'][-1]) for details in group) + 1} values"
+    found = f"the number {node.text}" if node.text else kind_of(node.plain())
     return WrongValue(
         f"`{dotted(path)}` has a wrong value" if path else "the recipe is no mapping",
         where=str(node.at),
         why=f"expected {expected}, found {found}" + (f" (from `{node.raw}`)" if node.raw else ""),
-        next=_value_hint(first, node.plain()),
+        next=_value_hint(first, node) or f"write {expected}",
     )
 
 
@@ -148,6 +158,8 @@ def _unknown_key(path: KeyPath, node: Node, kind: str) -> UnknownKey:
     close = difflib.get_close_matches(str(key), allowed, n=1)
     if close:
         hint = f"did you mean `{close[0]}`?"
+    elif model is ArrayPreprocess and key in ImagePreprocess.model_fields:
+        hint = f"`{key}` goes with `kind: image`"
     elif homes := _homes(str(key)):
         hint = f"`{key}` belongs in {' or '.join(homes)}"
     else:
@@ -172,18 +184,13 @@ def _missing_key(path: KeyPath, node: Node, tree: Node) -> MissingKey:
     return MissingKey(f"{place} has no `{key}`", where=str(where), why=f"`{key}` is required{about}", next=hint)
 
 
-def _contradiction(path: KeyPath, details: ErrorDetails, node: Node) -> TrtforgeError:
-    # a model's own validator: its message is written for people, with the remedy after the comma
-    message = str(details.get("ctx", {}).get("error") or details["msg"])
-    said = ""
-    if isinstance(node.value, dict):
-        said = "; ".join(f"`{key}` is said at {child.at}" for key, child in node.value.items())
-    return Contradiction(
-        f"`{dotted(path)}`: {message}" if path else message,
-        where=str(node.key_at),
-        why=said,
-        next="change one of them; `key: null` drops what a base says",
-    )
+def _contradiction(path: KeyPath, details: ErrorDetails, node: Node) -> Contradiction:
+    # raised by a model's own validator, which writes for people: what is wrong; what to do
+    message = str(details["ctx"]["error"])
+    what, _, remedy = message.partition("; ")
+    children = node.value if isinstance(node.value, dict) else {}
+    said = [f"`{key}` is said at {child.at}" for key, child in children.items() if f"`{key}" in what]
+    return Contradiction(f"`{dotted(path)}`: {what}", where=str(node.key_at), why=", ".join(said), next=remedy)
 
 
 def _expected(details: ErrorDetails) -> str:
@@ -192,24 +199,26 @@ def _expected(details: ErrorDetails) -> str:
         return PATTERNS.get(context["pattern"], f"text that matches {context['pattern']}")
     if kind == "literal_error":
         return str(context["expected"]).replace("'", "`")
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return "a mapping with `kind: image` or `kind: array`"
+    if kind == "union_tag_invalid":
+        return str(context["expected_tags"]).replace("'", "`").replace(", ", " or ")
+    if kind in ("too_short", "too_long"):
+        return "at least one entry" if kind == "too_short" else f"{context['max_length']} values"
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return f"{words} {context[name]}"
     return _EXPECTED.get(kind) or details["msg"][:1].lower() + details["msg"][1:]
 
 
-def _value_hint(details: ErrorDetails, found: Any) -> str:
-    kind = details["type"]
-    if kind == "string_type" and isinstance(found, int | float) and not isinstance(found, bool):
-        return f'put it in quotes: "{found}"'
-    if kind == "literal_error" and isinstance(found, str):
-        allowed = [word.strip("'") for word in details["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        close = difflib.get_close_matches(found.lower(), allowed, n=1)
+def _value_hint(details: ErrorDetails, node: Node) -> str:
+    if details["type"] == "string_type" and node.text is not None:
+        return f'put it in quotes: "{node.text}"'
+    if details["type"] in ("literal_error", "union_tag_invalid") and isinstance(node.value, str):
+        context = details["ctx"]
+        allowed = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
+        close = difflib.get_close_matches(node.value.lower(), allowed, n=1)
         if close:
             return f"did you mean `{close[0]}`?"
-    return "change the value"
+    return ""
 
 
 def _model_at(path: KeyPath) -> type[BaseModel] | None:
