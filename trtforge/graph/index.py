@@ -57,6 +57,34 @@ class Index:
         return {value.name for value in self.graph.input} | set(self.initializers) | self.sparse | set(self.producers)
 
 
+def in_order(nodes: list[NodeProto]) -> list[NodeProto]:
+    """The nodes so that producers come before consumers; already sorted ones stay exactly as they are.
+
+    Depth first from each node, without recursion. A cycle is left as it is, for the graph's check to report.
+    """
+    producers = {name: position for position, node in enumerate(nodes) for name in node.output if name}
+    done: set[int] = set()
+    begun: set[int] = set()
+    ordered: list[NodeProto] = []
+    for start in range(len(nodes)):
+        stack = [start]
+        while stack:
+            position = stack[-1]
+            if position in done:
+                stack.pop()
+                continue
+            needed = [producers[name] for name in used_names(nodes[position]) if name in producers]
+            waiting = [other for other in needed if other not in done and other not in begun]
+            begun.add(position)
+            if waiting:
+                stack.extend(reversed(waiting))
+                continue
+            stack.pop()
+            done.add(position)
+            ordered.append(nodes[position])
+    return ordered
+
+
 def used_names(node: NodeProto) -> list[str]:
     """Distinct outer tensors a node reads, directly or from its subgraphs, in order."""
     names = dict.fromkeys(name for name in node.input if name)
@@ -82,3 +110,19 @@ def captured_names(graph: GraphProto) -> list[str]:
         own.update(node.output)
     captured.update(dict.fromkeys(value.name for value in graph.output if value.name not in own))
     return list(captured)
+
+
+def rename_tensors(graph: GraphProto, names: dict[str, str]) -> None:
+    """Rename tensors throughout a graph and its subgraphs, in place: old name -> new name."""
+    if not names:
+        return
+    for named in [*graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+        named.name = names.get(named.name, named.name)
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = names.get(sparse.values.name, sparse.values.name)
+    for node in graph.node:
+        for field in (node.input, node.output):
+            for position, name in enumerate(field):
+                field[position] = names.get(name, name)
+        for subgraph in subgraphs(node):
+            rename_tensors(subgraph, names)

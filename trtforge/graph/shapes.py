@@ -38,12 +38,14 @@ def infer_shapes(model: Model) -> Model:
     each other.
     """
     skeleton, parked = park(model.proto)
-    _infer_in_place(skeleton, model)
+    infer_in_place(Model(skeleton, model.folder))
     parked.restore(skeleton)
     return Model(skeleton, model.folder)
 
 
-def _infer_in_place(skeleton: ModelProto, model: Model) -> None:
+def infer_in_place(model: Model) -> None:
+    """Infer shapes on a skeleton (see ``weights.park``), whose serialized form is small. Raises InvalidGraph."""
+    skeleton = model.proto
     seen = ModelProto()
     seen.CopyFrom(skeleton)
     for tensor in seen.graph.initializer:
@@ -137,7 +139,7 @@ def freeze_inputs(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
             for size in shapes[value.name]:
                 dims.add(dim_value=size)
     _forget_open_shapes(skeleton)
-    _infer_in_place(skeleton, model)
+    infer_in_place(Model(skeleton, model.folder))
     parked.restore(skeleton)
     return Model(skeleton, model.folder)
 

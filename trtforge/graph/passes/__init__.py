@@ -1,0 +1,1 @@
+"""Surgery passes: one file each, every one a contract (see ``base``)."""

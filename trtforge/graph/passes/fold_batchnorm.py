@@ -1,0 +1,93 @@
+"""Batch normalization into the convolution before it.
+
+A convolution y = W * x + b followed by normalization z = (y - mean) / sqrt(var + epsilon) * gamma + beta is
+itself a convolution: with f = gamma / sqrt(var + epsilon), one factor per output channel, W' = f W and
+b' = (b - mean) f + beta. Computed in float64, stored in the type of W.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from trtforge.graph import surgeon
+from trtforge.graph.model import Model
+from trtforge.graph.passes.base import Context, Pass, PassResult, count
+
+
+class FoldBatchnorm(Pass):
+    """Fold `BatchNormalization` into the `Conv` before it.
+
+    Engines do this anyway; doing it before calibration means that scales are gathered for the tensors the
+    engine really has. The tensor behind the normalization keeps its name, the one between the two goes, and
+    the new weights get new names. Only the weights that are folded are read.
+    """
+
+    name = "fold-batchnorm"
+
+    def apply(self, model: Model, context: Context) -> PassResult:
+        norms = [node for node in model.proto.graph.node if node.op_type == "BatchNormalization"]
+        if not norms:
+            return PassResult(False, "the graph has no BatchNormalization nodes")
+        folded = 0
+        with surgeon.edit(model.proto) as graph:
+            for norm in [node for node in graph.nodes if node.op == "BatchNormalization"]:
+                if _foldable(graph, norm):
+                    _fold(graph, norm, context)
+                    folded += 1
+        if not folded:
+            return PassResult(
+                False,
+                f"none of {count(len(norms), 'BatchNormalization node')} follows a Conv with constant weights alone",
+            )
+        return PassResult(True, f"folded {folded} of {count(len(norms), 'BatchNormalization node')}")
+
+
+def _foldable(graph: gs.Graph, norm: gs.Node) -> bool:
+    source = norm.inputs[0]
+    if norm.attrs.get("training_mode", 0) or len(norm.outputs) != 1 or not source.inputs:
+        return False
+    conv = source.inputs[0]
+    return (
+        conv.op == "Conv"
+        and conv.domain in (None, "", "ai.onnx")
+        and len(source.outputs) == 1
+        and source not in graph.outputs
+        and not _leaves_a_subgraph(graph, source)
+        and all(surgeon.constant_proto(tensor) is not None for tensor in [*conv.inputs[1:], *norm.inputs[1:]])
+    )
+
+
+def _leaves_a_subgraph(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    return any(output.name == tensor.name for inner in graph.subgraphs(recursive=True) for output in inner.outputs)
+
+
+def _fold(graph: gs.Graph, norm: gs.Node, context: Context) -> None:
+    conv = norm.inputs[0].inputs[0]
+
+    def values(tensor: gs.Tensor) -> np.ndarray[Any, Any]:
+        proto = surgeon.constant_proto(tensor)
+        assert proto is not None  # _foldable looked
+        return context.values(proto)
+
+    gamma, beta, mean, variance = (values(tensor).astype(np.float64) for tensor in norm.inputs[1:5])
+    weight = values(conv.inputs[1])
+    bias = values(conv.inputs[2]).astype(np.float64) if len(conv.inputs) > 2 else np.zeros_like(mean)
+    factor = gamma / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
+    new_weight = weight.astype(np.float64) * factor.reshape(-1, *[1] * (weight.ndim - 1))
+    new_bias = (bias - mean) * factor + beta
+
+    stem, output = conv.inputs[1].name, norm.outputs[0]
+    conv.inputs[1] = gs.Constant(surgeon.fresh_name(graph, f"{stem}_bn"), new_weight.astype(weight.dtype))
+    bias_constant = gs.Constant(surgeon.fresh_name(graph, f"{stem}_bn_bias"), new_bias.astype(weight.dtype))
+    if len(conv.inputs) > 2:
+        conv.inputs[2] = bias_constant
+    else:
+        conv.inputs.append(bias_constant)
+    norm.outputs.clear()
+    norm.inputs.clear()
+    graph.nodes.remove(norm)
+    conv.outputs.clear()
+    conv.outputs.append(output)

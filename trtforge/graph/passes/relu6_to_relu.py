@@ -1,0 +1,47 @@
+"""Clip to [0, 6] as plain Relu."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from trtforge.graph import surgeon
+from trtforge.graph.model import Model
+from trtforge.graph.passes.base import Context, Pass, PassResult, count
+
+
+class Relu6ToRelu(Pass):
+    """Replace `Clip` to [0, 6] by `Relu`. This changes results: use it only before calibration, and verify.
+
+    The DLA fuses Relu with a convolution, and Clip not. In INT8 the difference mostly goes away, since a scale
+    for amax 6 saturates there anyway; scales gathered before this pass no longer apply.
+    """
+
+    name = "relu6-to-relu"
+    redefines = frozenset({"values"})
+
+    def apply(self, model: Model, context: Context) -> PassResult:
+        clips = [node for node in model.proto.graph.node if node.op_type == "Clip"]
+        if not clips:
+            return PassResult(False, "the graph has no Clip nodes")
+        replaced = 0
+        with surgeon.edit(model.proto) as graph:
+            for node in [node for node in graph.nodes if node.op == "Clip"]:
+                if _bounds(node, context) == (0.0, 6.0):
+                    node.op = "Relu"
+                    node.attrs.clear()
+                    del node.inputs[1:]
+                    replaced += 1
+        if not replaced:
+            return PassResult(False, f"none of {count(len(clips), 'Clip node')} has the constant bounds 0 and 6")
+        return PassResult(True, f"replaced {count(replaced, 'Clip node')}")
+
+
+def _bounds(node: gs.Node, context: Context) -> tuple[float | None, float | None]:
+    if "min" in node.attrs or "max" in node.attrs:  # before opset 11
+        return node.attrs.get("min"), node.attrs.get("max")
+    found: list[float | None] = [None, None]
+    for position, tensor in enumerate(node.inputs[1:3]):
+        stored = surgeon.constant_proto(tensor)
+        if stored is not None:
+            found[position] = float(context.values(stored))
+    return found[0], found[1]
