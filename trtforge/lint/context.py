@@ -102,7 +102,7 @@ class Context:
         kernel = ints(node, "kernel_shape")
         if kernel:
             return len(kernel)
-        rank = self.rank(node.input[1] if len(node.input) > 1 else node.input[0])
+        rank = self.rank(node.input[1]) if len(node.input) > 1 else None
         return None if rank is None else rank - 2
 
     @property

@@ -28,6 +28,8 @@ class DlaLayer:
     layer: str = ""
     precisions: tuple[str, ...] = ()
     since: str = "8.0"
+    until: str = ""
+    """The last TensorRT the row holds for, where it is known to have changed; later ones: not known."""
     v1: bool = True
     """Also on NVDLA v1 (Xavier)."""
     limits: str = ""

@@ -52,7 +52,7 @@ class DlaParameters(Rule):
                     yield self.finding(
                         place(node), message, row.limits or f"keep {name} in {allowed}", severity=severity
                     )
-            elif node.op_type in ("MatMul", "Gemm") and node.input[1] not in context.constants:
+            elif node.op_type in ("MatMul", "Gemm") and not context.constants.issuperset(node.input[1:2]):
                 message = f"multiplies two activations; the DLA needs constant weights ({row.origin if row else ''})"
                 yield self.finding(place(node), message, "leave it to the GPU", severity=severity)
             elif node.op_type == "Concat":

@@ -69,12 +69,16 @@ def _reason(context: Context, op: str, row: DlaLayer | None) -> str:
     """Why the operator does not run there; "" when it does."""
     if row is None:
         return f"{op} is not in the DLA's table (read for TensorRT {READ_FOR})"
+    version = version_tuple(context.tensorrt or "")
+    until = version_tuple(row.until)
+    if version is not None and until is not None and version[: len(until)] > until:
+        return ""
     if not row.runs:
         return f"the DLA does not run {op} ({row.origin}, TensorRT {READ_FOR})"
     dla = context.target.dla
     if dla is not None and dla.generation == 1 and not row.v1:
         return f"the DLA of {context.target.device} does not run {op}, only Orin's does ({row.origin})"
-    version, since = version_tuple(context.tensorrt or ""), version_tuple(row.since)
+    since = version_tuple(row.since)
     if version is not None and since is not None and version < since[: len(version)]:
         return f"the DLA runs {op} from TensorRT {row.since} ({row.origin}), this is {context.tensorrt}"
     return ""
