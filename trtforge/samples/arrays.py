@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
+import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -26,6 +27,24 @@ Array = np.ndarray[Any, Any]
 NIFTI = (".nii", ".nii.gz")
 ARRAYS = (".npy", ".npz", *NIFTI)
 
+_DECODE_ERRORS = (  # what numpy, zipfile and nibabel raise on damaged files, found by fuzzing
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 
 def load_array(path: Path, where: str, name: str, spec: InputSpec) -> Array:
     """The array for input ``name``, as [1, *shape of the input without its batch axis], in the input's dtype.
@@ -44,7 +63,7 @@ def load_array(path: Path, where: str, name: str, spec: InputSpec) -> Array:
             return _read_npz(path, where, name, spec)
         if lower.endswith(NIFTI):
             return _read_nifti(path, where, spec)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except _DECODE_ERRORS as error:
         raise _unreadable(path, where, error) from error
     raise SampleUnsupported(
         "this is no array",
@@ -95,17 +114,19 @@ def _read_npz(path: Path, where: str, name: str, spec: InputSpec) -> Array:
 def _read_nifti(path: Path, where: str, spec: InputSpec) -> Array:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.imageglobals import LoggingOutputSuppressor
     from nibabel.spatialimages import HeaderDataError
     from nibabel.wrapstruct import WrapStructError
 
     try:
-        volume: Any = nibabel.load(path)
+        with LoggingOutputSuppressor():  # it comments on orientation fields, which play no part here
+            volume: Any = nibabel.load(path)
         full = _full_shape(tuple(volume.shape), where, spec)
         if spec.dtype.startswith("float"):
             return np.asarray(volume.dataobj, dtype=spec.dtype).reshape(full)
         _check_dtype(volume.dataobj.dtype if volume.dataobj.slope == 1 else np.dtype("float64"), where, spec)
         return np.ascontiguousarray(volume.dataobj.get_unscaled(), dtype=spec.dtype).reshape(full)
-    except (ImageFileError, HeaderDataError, WrapStructError, gzip.BadGzipFile) as error:
+    except (ImageFileError, HeaderDataError, WrapStructError) as error:
         raise _unreadable(path, where, error) from error
 
 

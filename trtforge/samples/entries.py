@@ -76,7 +76,9 @@ def _parse(path: Path) -> Mapping[str, Any]:
         mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         reason = error.problem if isinstance(error, MarkedYAMLError) else str(error)
-        raise SetUnreadable("the sample set is not valid YAML", where=place, why=str(reason)) from error
+        # `- *.png` is an alias in YAML, the likeliest slip in a file of globs
+        advice = "put a glob that begins with `*` in quotes" if "alias" in str(reason) else "correct the line"
+        raise SetUnreadable("the sample set is not valid YAML", where=place, why=str(reason), next=advice) from error
     if not isinstance(data, Mapping):
         raise SetUnreadable(
             "a sample set is a mapping with `name` and `samples`",
