@@ -28,6 +28,7 @@ def convolution(attributes: str, weights: str = "8, 3, 3, 3") -> str:
         (ORIN, "11.4.1", "7.2.2", []),
         (ORIN, None, None, ["hint"]),
         (ORIN, None, "6.0", []),
+        (ORIN, ">=10.3,<11", None, ["hint"]),
         ("orin-agx-64gb/gpu", "10.9", None, []),
         ("host", None, None, []),
     ],

@@ -20,7 +20,10 @@ def explain(code: str) -> str:
         return _rule_page(checks[wanted])
     if wanted in errors:
         return _error_page(errors[wanted])
-    near = difflib.get_close_matches(wanted, [*errors, *checks], n=3, cutoff=0.6)
+    known = sorted([*errors, *checks])
+    near = [name for name in known if wanted and name.startswith(wanted)][:3] or difflib.get_close_matches(
+        wanted, known, n=3, cutoff=0.6
+    )
     raise UnknownCode(
         f"there is no error and no lint rule with the code `{code}`",
         why=f"did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else "",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trtforge.lint.rule import Finding, Rule
-from trtforge.targets.load import dla_support
+from trtforge.targets.load import dla_support, version_tuple
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context
@@ -35,6 +35,10 @@ class DlaUnavailable(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         if not context.target.is_dla:
+            return
+        if context.tensorrt is not None and version_tuple(context.tensorrt) is None:
+            message = f"`{context.tensorrt}` is a range, and not every TensorRT has a DLA"
+            yield self.finding("tensorrt", message, 'name the version on the device, e.g. "10.3"', severity="hint")
             return
         supported, why = dla_support(context.target.key, context.tensorrt, context.jetpack)
         if not supported:
