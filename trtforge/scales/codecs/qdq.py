@@ -140,7 +140,7 @@ def _check_ready(proto: ModelProto, policy: Quantize) -> None:
                 "the model is quantized already",
                 where=label(node),
                 why=f"it holds a {node.op_type} node",
-                next="start from the float model; `trtforge scales convert MODEL OUT --to json --plain FLOAT.onnx` makes it",
+                next="start from the float model; `trtforge scales convert MODEL OUT --to json --plain FLOAT` makes it",
             )
     labels = [label(node) for node in proto.graph.node]
     for name in policy.skip:
