@@ -86,6 +86,7 @@ def _decode(path: Path, where: str) -> Image.Image:
     """An upright 8-bit RGB image."""
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on metadata tags; pixels that do not decode are errors
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
                 _check_kind(opened, where)

@@ -137,7 +137,7 @@ class _Meter:
             self._session = self._open()
         feeds = {name: _stacked(name, group, self.batch) for name in self._plan.inputs}
         try:
-            return read_outputs(self._session.run(None, feeds))
+            return read_outputs(self._session.run(None, feeds), self._order)
         except Exception as error:  # onnxruntime raises a dozen unrelated classes; all mean the same here
             raise ModelDoesNotRun(
                 "onnxruntime stopped while running the model",

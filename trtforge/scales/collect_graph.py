@@ -118,9 +118,19 @@ def grouped(measured: Iterable[Activation]) -> list[list[Activation]]:
     return list(groups.values())
 
 
-def read_outputs(outputs: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """[3, tensors] float64 from the session's outputs: minima, maxima, guards, in the order of ``grouped``."""
-    return np.concatenate([output.astype(np.float64).reshape(3, -1) for output in outputs], axis=1)
+def read_outputs(outputs: Sequence[np.ndarray[Any, Any]], order: Sequence[Activation]) -> np.ndarray[Any, Any]:
+    """[3, tensors] float64 from the session's outputs: minima, maxima, guards, in the order of ``grouped``.
+
+    onnxruntime computes 16-bit floats in float32 and may leave out the rounding in between. Rounding is monotone, so
+    rounding the bounds gives the bounds of the rounded tensor.
+    """
+    values = np.concatenate([output.astype(np.float64).reshape(3, -1) for output in outputs], axis=1)
+    for dtype in ("float16", "bfloat16"):
+        narrow = [position for position, item in enumerate(order) if item.dtype == dtype]
+        if narrow:
+            with np.errstate(over="ignore"):  # beyond the type: infinite, as the tensor itself is
+                values[:2, narrow] = values[:2, narrow].astype(np.dtype(dtype)).astype(np.float64)
+    return values
 
 
 class _Reductions:
