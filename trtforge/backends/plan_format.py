@@ -75,6 +75,11 @@ def read_header(source: Path | bytes, size: int | None = None) -> PlanHeader:
         return _parse(_Start(stream.read(HEADER_BYTES), total, str(source), offset))
 
 
+def as_in_header(version: str) -> str:
+    """A library version as the header's four bytes hold it: a part over 255 wraps."""
+    return ".".join(str(int(part) % 256) for part in version.split(".")[:4])
+
+
 @dataclass(frozen=True)
 class _Start:
     """The first bytes of a plan that lies at ``offset`` in something of ``total`` bytes called ``where``."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
-
-from trtforge.backends.plan_format import PlanHeader, read_header
+from trtforge.backends.plan_format import PlanHeader, as_in_header, read_header
 from trtforge.errors.engine import ForeignGpu, ForeignTensorRT, WrappedPlan
 
 __all__ = ["PlanHeader", "check", "read_header"]
@@ -61,8 +59,7 @@ def _same_version(plan: str, library: str) -> bool:
     """Equal in every component that both give: a recipe says "10.3", a header "10.3.0.26"."""
     if not plan:
         return False
-    pairs = zip_longest(plan.split("."), library.split("."))
-    return all(left == right for left, right in pairs if left is not None and right is not None)
+    return all(left == right for left, right in zip(plan.split("."), as_in_header(library).split("."), strict=False))
 
 
 def _runs_on(header: PlanHeader, sm: str) -> bool:

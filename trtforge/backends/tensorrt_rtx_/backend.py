@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtforge.backends.base import Availability, CompileRequest, CompileResult, Session, TensorSpec
-from trtforge.backends.plan_format import PlanHeader, read_header
+from trtforge.backends.plan_format import PlanHeader, as_in_header, read_header
 from trtforge.backends.tensorrt_rtx_ import environment
 from trtforge.digest import sha256_file
 from trtforge.errors.backend import Int8NotKept, PlanNotAsAsked, PlanNotReadable, RtxRequestRefused, SmNotSupported
@@ -64,26 +65,14 @@ class TensorRtRtx:
         capability = _compute_capability(request)
         _check_supported(request)
 
-        from trtforge.backends.tensorrt_rtx_ import ir, job, names
-        from trtforge.graph.io import save
+        from trtforge.backends.tensorrt_rtx_ import ir, names
+        from trtforge.backends.tensorrt_rtx_.job import timeout_seconds
 
-        timeout = job.timeout_seconds()
+        timeout = timeout_seconds()
         graph, facts = _lower(request)
         names.make_matchable(graph.proto)
-        onnx = request.workdir / "compiler_input" / "model.onnx"
-        save(graph, onnx)
         plan = request.workdir / ENGINE_FILE
-        compiled = job.run(
-            job.CompileJob(
-                onnx,
-                plan,
-                (capability,),
-                _workspace_bytes(request.engine.workspace),
-                f"compile {request.target.key} (SM {request.target.sm})",
-            ),
-            timeout=timeout,
-            progress=request.progress,
-        )
+        compiled = _run(request, graph, capability, plan, timeout)
         for warning in compiled.warnings:
             request.progress.warn(f"TensorRT-RTX: {warning}")
 
@@ -181,6 +170,23 @@ def _lower(request: CompileRequest) -> tuple[Model, dict[str, Any]]:
     return model, facts
 
 
+def _run(request: CompileRequest, graph: Model, capability: str, plan: Path, timeout: float) -> Compiled:
+    from trtforge.backends.tensorrt_rtx_.job import CompileJob, run
+    from trtforge.graph.io import save
+
+    with tempfile.TemporaryDirectory(prefix="compiler-", dir=request.workdir) as scratch:
+        onnx = Path(scratch) / "model.onnx"
+        save(graph, onnx)
+        job = CompileJob(
+            onnx,
+            plan,
+            (capability,),
+            _workspace_bytes(request.engine.workspace),
+            f"compile for {request.target.key} (SM {request.target.sm})",
+        )
+        return run(job, timeout=timeout, progress=request.progress)
+
+
 def _workspace_bytes(text: str) -> int:
     """The recipe's `workspace`, "1GiB", in bytes."""
     return int(text[:-3]) * _UNITS[text[-3:]]
@@ -188,7 +194,7 @@ def _workspace_bytes(text: str) -> int:
 
 def _check_header(plan: Path, compiled: Compiled, request: CompileRequest) -> PlanHeader:
     header = read_header(plan)
-    asked = ("tensorrt_rtx", compiled.version, (request.target.sm,), False)
+    asked = ("tensorrt_rtx", as_in_header(compiled.version), (request.target.sm,), False)
     found = (header.kind, header.version, header.sms, header.and_later)
     if found != asked:
         raise PlanNotAsAsked(

@@ -37,7 +37,10 @@ _CHILD = "trtforge.backends.tensorrt_rtx_.child"
 
 @dataclass(frozen=True)
 class CompileJob:
-    """``onnx`` is compiled into ``plan`` for ``compute_capabilities`` ("SM80"). ``workspace`` in bytes."""
+    """``onnx`` is compiled into ``plan`` for ``compute_capabilities`` ("SM80"). ``workspace`` in bytes.
+
+    Two small files of the conversation are left beside ``onnx``.
+    """
 
     onnx: Path
     plan: Path
@@ -88,7 +91,7 @@ def run(job: CompileJob, *, timeout: float, progress: Progress) -> Compiled:
         CompilerDied, CompilerTimeout: it gave none.
         MissingPackage: TensorRT-RTX cannot be imported there.
     """
-    folder = job.plan.parent
+    folder = job.onnx.parent
     description = folder / "compile.json"
     printed = folder / "compile.stderr"
     description.write_text(
@@ -205,7 +208,7 @@ class _Conversation:
         if self._failed is None:
             raise CompilerDied(
                 f"the TensorRT-RTX compiler ended by {_ending(code)} while {self.phase!r}",
-                where=str(job.onnx.name),
+                where=job.label,
                 why=" | ".join([*self._last, *printed][-_LAST_LINES:]) or "it wrote nothing before",
                 next=_after_death(code),
             )

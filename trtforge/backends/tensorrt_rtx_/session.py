@@ -6,7 +6,8 @@ executed an engine. Every step checks its return value, because the bindings rep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cache
 from importlib import import_module
@@ -49,13 +50,14 @@ class RtxSession:
             self._stream = self._cuda.call("cudaStreamCreate")
             stack.callback(self._cuda.call, "cudaStreamDestroy", self._stream)
             self._buffers = self._allocate(trt, plan, stack)
-            self._release: Callable[[], None] = stack.pop_all().close
+            self._release = weakref.finalize(self, stack.pop_all().close)
 
     def _deserialize(self, trt: Any, plan: Path) -> Any:
         data = plan.read_bytes()
         validity, diagnostics = self._runtime.get_engine_validity(data[: self._runtime.engine_header_size])
         if validity == trt.EngineValidity.INVALID:
-            flags = [flag.name for flag in trt.EngineInvalidityDiagnostics.__members__.values() if diagnostics & flag]
+            reasons = trt.EngineInvalidityDiagnostics.__members__.values()
+            flags = [reason.name for reason in reasons if int(diagnostics) & int(reason)]
             raise self._refusal(plan, f"the runtime's check of the header says {', '.join(flags) or diagnostics}")
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
@@ -68,7 +70,7 @@ class RtxSession:
         buffers = {}
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
-            dtype = np.dtype(trt.nptype(self._engine.get_tensor_dtype(name)))
+            dtype = self._numpy_type(trt, plan, name)
             shape = tuple(self._engine.get_tensor_shape(name))
             if any(size < 0 for size in shape):
                 raise self._refusal(plan, f"{name!r} has an open shape {list(shape)}; only fixed shapes are run")
@@ -81,6 +83,14 @@ class RtxSession:
         self.inputs = tuple(specs[trt.TensorIOMode.INPUT])
         self.outputs = tuple(specs[trt.TensorIOMode.OUTPUT])
         return buffers
+
+    def _numpy_type(self, trt: Any, plan: Path, name: str) -> np.dtype[Any]:
+        kind = self._engine.get_tensor_dtype(name)
+        try:
+            dtype: np.dtype[Any] = np.dtype(trt.nptype(kind))
+        except TypeError as error:
+            raise self._refusal(plan, f"{name!r} is {kind.name}, a type that numpy does not have") from error
+        return dtype
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Copy in, execute, copy out, wait. Arrays must match :attr:`inputs` in name, shape and dtype.
@@ -106,7 +116,7 @@ class RtxSession:
         self._cuda.call("cudaMemcpyAsync", destination, source, size, kind, self._stream)
 
     def close(self) -> None:
-        """Free the buffers and the stream; the session cannot run afterwards."""
+        """Free the buffers and the stream, as losing the last reference also does; then the session cannot run."""
         self._release()
 
     def _refusal(self, plan: Path, why: str) -> CannotDeserialize:
