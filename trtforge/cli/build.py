@@ -38,33 +38,38 @@ def build(
     """
     ui = Ui(json=json, quiet=quiet, progress=not no_progress)
     started = time.monotonic()
+    from trtforge.engines import lock
     from trtforge.errors.backend import NeedsDevice
-    from trtforge.pipeline import locked as pins
     from trtforge.pipeline.build import build as build_one
     from trtforge.pipeline.job import plan
     from trtforge.recipe.load import load
 
     loaded = load(recipe, overrides=set_ or ())
     jobs = plan(loaded, only=only or (), store=store, progress=ui)
+    pins = lock.lock_path(loaded.path)
     if locked:
-        pins.check(jobs)
+        for job in jobs:
+            lock.check(pins, loaded.path.name, job.name, lock.Pins.of(job.key_inputs))
     outcomes: list[Outcome] = []
     for job in jobs:
         ui.log(f"{job.name}: {job.engine.precision} for {job.target.key} with {job.backend.name}")
         outcomes.append(build_one(job, force=force, progress=ui))
         _show(ui, outcomes[-1])
-    if not locked:
-        pins.update(jobs)
+        if not locked:
+            for drift in lock.update(pins, loaded.path.name, job.name, lock.Pins.of(job.key_inputs)):
+                ui.log(f"{pins.name}: {drift}")
     ui.log(f"done in {time.monotonic() - started:.2f} s")
     ui.result("build", {"recipe": str(recipe), "engines": [_row(outcome) for outcome in outcomes]})
     kits = [outcome.path for outcome in outcomes if outcome.status == "kit"]
     if kits:
-        ui.end(NeedsDevice(
-            f"{len(kits)} of {len(outcomes)} engines wait for the device",
-            where=", ".join(map(str, kits)),
-            why=outcomes[-1].why,
-            next=f"copy the kit to a {loaded.recipe.target} and build there; `trtforge inspect {kits[0]}` lists it",
-        ))
+        ui.end(
+            NeedsDevice(
+                f"{len(kits)} of {len(outcomes)} engines wait for the device",
+                where=", ".join(map(str, kits)),
+                why=outcomes[-1].why,
+                next=f"copy the kit to a {loaded.recipe.target} and build there; `trtforge inspect {kits[0]}` lists it",
+            )
+        )
 
 
 def _show(ui: Ui, outcome: Outcome) -> None:

@@ -27,7 +27,7 @@ def doctor(json: Json = False) -> None:
     backends = availabilities()
     packages = {name: metadata.version(name) for name in TOOLS}
     ui.say(f"trtforge {__version__}; cache {cache_dir()}")
-    ui.say(f"CPU: {facts.model}, {facts.cores} cores, {' '.join(facts.flags) or 'no flags known'}")
+    ui.say(f"CPU: {facts.model}, {facts.cores} cores, {' '.join(facts.isa) or 'no flags known'}")
     rows = [
         (name, "yes" if a.can_compile else "no", "yes" if a.can_run else "no", a.version or "-", a.why, a.next)
         for name, a in backends.items()
@@ -39,7 +39,7 @@ def doctor(json: Json = False) -> None:
         {
             "version": __version__,
             "cache": str(cache_dir()),
-            "cpu": {"model": facts.model, "cores": facts.cores, "flags": list(facts.flags)},
+            "cpu": {"model": facts.model, "cores": facts.cores, "flags": list(facts.isa)},
             "backends": {
                 name: {
                     "can_compile": a.can_compile,

@@ -15,7 +15,9 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    code: Annotated[str | None, typer.Argument(help="An error or rule code, e.g. ONX101; none lists all", show_default=False)] = None,
+    code: Annotated[
+        str | None, typer.Argument(help="An error or rule code, e.g. ONX101; none lists all", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Explain an error code or a lint rule; without a code, list them all."""

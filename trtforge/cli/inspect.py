@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="An engine, a store, a .plan, a .tar kit or a .onnx file")],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="An engine, a store, a .plan, a .tar kit or a .onnx file")
+    ],
     json: Json = False,
 ) -> None:
     """Show what a file or folder is: engine, store, plan, kit or ONNX model. Nothing is loaded or run."""
@@ -45,7 +47,13 @@ def _engine(ui: Ui, what: str) -> None:
         "Inputs and outputs",
         ("tensor", "direction", "shape", "dtype", "format"),
         [
-            (tensor.name, direction, "x".join("?" if d is None else str(d) for d in tensor.shape), tensor.dtype, tensor.format)
+            (
+                tensor.name,
+                direction,
+                "x".join("?" if d is None else str(d) for d in tensor.shape),
+                tensor.dtype,
+                tensor.format,
+            )
             for direction, tensors in (("in", manifest.inputs), ("out", manifest.outputs))
             for tensor in tensors
         ],
@@ -59,7 +67,9 @@ def _engine(ui: Ui, what: str) -> None:
     header = _plan_header(version.path / manifest.engine_file) if manifest.engine_file.endswith(".plan") else None
     if header:
         ui.table("Plan header", ("what", "value"), list(header.items()))
-    ui.result("inspect", {"kind": "engine", "path": str(version.path), "manifest": manifest.to_json(), "header": header})
+    ui.result(
+        "inspect", {"kind": "engine", "path": str(version.path), "manifest": manifest.to_json(), "header": header}
+    )
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, object]]:
@@ -76,7 +86,9 @@ def _facts(manifest: Manifest) -> list[tuple[str, object]]:
     if manifest.parity:
         p = manifest.parity
         verdict = "passed" if p["passed"] else "MISSED"
-        rows.append(("parity", f"{p['metric']} {p['value']:.6g} (bound {p['at_least']:g}): {verdict}; {p['measured_on']}"))
+        rows.append(
+            ("parity", f"{p['metric']} {p['value']:.6g} (bound {p['at_least']:g}): {verdict}; {p['measured_on']}")
+        )
     for key, value in manifest.report.items():
         if isinstance(value, (str, int, float)):
             rows.append((key, value))
@@ -117,6 +129,8 @@ def _model(ui: Ui, path: Path) -> None:
     from trtforge.graph.io import load
 
     facts = describe(load(path))
-    ui.table(str(path), ("what", "value"), [(key, value) for key, value in facts.items() if not isinstance(value, dict)])
+    ui.table(
+        str(path), ("what", "value"), [(key, value) for key, value in facts.items() if not isinstance(value, dict)]
+    )
     ui.table("Operators", ("operator", "count"), list(facts["operators"].items()), right="count")
     ui.result("inspect", {"kind": "model", "path": str(path), "model": facts})

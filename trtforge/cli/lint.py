@@ -13,26 +13,29 @@ def register(app: typer.Typer) -> None:
 
 
 def lint(recipe: RecipePath, only: Only = None, set_: Set = None, json: Json = False, quiet: Quiet = False) -> None:
-    """Check the model, the recipe and the target against each other. Exit code 4 when a finding is an error."""
+    """Check the model, the recipe and the target against each other. Exit code 11 when a finding is an error."""
     ui = Ui(json=json, quiet=quiet)
-    from trtforge.errors.graph import LintFailed
+    from trtforge.errors.usage import LintFailed
     from trtforge.lint.run import lint as check
     from trtforge.pipeline.job import plan
     from trtforge.pipeline.prepare import surgery
     from trtforge.recipe.load import load
+    from trtforge.scales.table import ScaleTable
 
     results = []
     errors = 0
     for job in plan(load(recipe, overrides=set_ or ()), only=only or (), progress=ui):
-        findings = check(surgery(job).model, job.engine, job.target, None, tensorrt=job.recipe.recipe.tensorrt)
+        said = job.recipe.recipe
+        scales = ScaleTable.load(job.scales_file) if job.scales_file else None
+        model = surgery(job).model
+        findings = check(model, job.engine, job.target, scales, backend=said.backend, tensorrt=said.tensorrt)
         errors += sum(finding.severity == "error" for finding in findings)
-        rows = [(f.code, f.severity, f.where, f.message, f.fix) for f in findings]
-        if rows:
+        if findings:
+            rows = [(f.code, f.severity, f.where, f.message, f.fix) for f in findings]
             ui.table(f"{job.name} on {job.target.key}", ("code", "severity", "where", "finding", "fix"), rows)
         else:
             ui.say(f"{job.name} on {job.target.key}: nothing to report")
-        keys = ("code", "severity", "where", "message", "fix")
-        results.append({"engine": job.name, "findings": [dict(zip(keys, row, strict=True)) for row in rows]})
+        results.append({"engine": job.name, "findings": [finding.to_json() for finding in findings]})
     ui.result("lint", {"recipe": str(recipe), "errors": errors, "engines": results})
     if errors:
         ui.end(

@@ -17,7 +17,20 @@ from trtforge import __version__
 from trtforge.cli.ui import show_error
 from trtforge.errors.base import TrtforgeError
 
-COMMANDS = ("build", "calibrate", "run", "inspect", "surgery", "scales", "targets", "lint", "recipe", "explain", "doctor", "schema")
+COMMANDS = (
+    "build",
+    "calibrate",
+    "run",
+    "inspect",
+    "surgery",
+    "scales",
+    "targets",
+    "lint",
+    "recipe",
+    "explain",
+    "doctor",
+    "schema",
+)
 
 app = typer.Typer(
     name="trtforge",
@@ -82,7 +95,10 @@ def _internal(error: Exception) -> None:
     if _debug():
         traceback.print_exception(error)
     else:
-        print("  this is a bug in trtforge; run again as `trtforge --debug ...` for the traceback to report", file=sys.stderr)
+        print(
+            "  this is a bug in trtforge; run again as `trtforge --debug ...` for the traceback to report",
+            file=sys.stderr,
+        )
 
 
 def _debug() -> bool:

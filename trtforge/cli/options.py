@@ -17,5 +17,10 @@ Only = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value, e.g. engines.r50.precision=fp16", show_default=False),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a recipe value, e.g. engines.r50.precision=fp16",
+        show_default=False,
+    ),
 ]

@@ -27,9 +27,15 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    engine: Annotated[str, typer.Argument(metavar="ENGINE", help="STORE/ENGINE, STORE/ENGINE/VERSION, or a name under engines/")],
-    samples: Annotated[list[Path], typer.Argument(metavar="SAMPLES...", help="Photographs, arrays, volumes, or one sample set (.yaml)")],
-    against: Annotated[Against, typer.Option("--against", help="Compare with the FP32 model in onnxruntime, or only run")] = Against.fp32,
+    engine: Annotated[
+        str, typer.Argument(metavar="ENGINE", help="STORE/ENGINE, STORE/ENGINE/VERSION, or a name under engines/")
+    ],
+    samples: Annotated[
+        list[Path], typer.Argument(metavar="SAMPLES...", help="Photographs, arrays, volumes, or one sample set (.yaml)")
+    ],
+    against: Annotated[
+        Against, typer.Option("--against", help="Compare with the FP32 model in onnxruntime, or only run")
+    ] = Against.fp32,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the outputs, one `<sample>.npz` each")] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -45,7 +51,9 @@ def run(
     report = execute(version, samples, compare=against is Against.fp32, out=out, progress=ui)
     _show(ui, report)
     if report.seen_in_calibration:
-        ui.warn(f"{len(report.seen_in_calibration)} of these samples were used for calibration: {', '.join(report.seen_in_calibration[:3])}")
+        ui.warn(
+            f"{len(report.seen_in_calibration)} of these samples were used for calibration: {', '.join(report.seen_in_calibration[:3])}"
+        )
     ui.result("run", report.to_json())
     if report.missed is not None:
         ui.end(report.missed)

@@ -60,7 +60,9 @@ def show(
         (name, f"{r.min:.6g}", f"{r.max:.6g}", f"{r.amax:.6g}", f"{r.scale:.6g}", r.count or "-")
         for name, r in ranges.items()
     ]
-    ui.table(str(scales), ("tensor", "min", "max", "amax", "scale", "samples"), rows, right="min,max,amax,scale,samples")
+    ui.table(
+        str(scales), ("tensor", "min", "max", "amax", "scale", "samples"), rows, right="min,max,amax,scale,samples"
+    )
     if table.receipt is not None:
         receipt = table.receipt
         ui.say(f"{receipt.method} over {len(receipt.samples)} samples, set {receipt.set_digest[:12]}")
@@ -86,9 +88,12 @@ def convert(
     to: Annotated[Format, typer.Option("--to", help="The form to write")],
     tensorrt: Annotated[str, typer.Option("--tensorrt", help="TensorRT version for a cache's header")] = "8.6.2",
     algorithm: Annotated[
-        Algorithm, typer.Option("--algorithm", help="Calibrator in a cache's header; DLA takes EntropyCalibration2 only")
+        Algorithm,
+        typer.Option("--algorithm", help="Calibrator in a cache's header; DLA takes EntropyCalibration2 only"),
     ] = Algorithm.minmax,
-    plain: Annotated[Path | None, typer.Option("--plain", help="From a Q/DQ model: write the model without Q/DQ here")] = None,
+    plain: Annotated[
+        Path | None, typer.Option("--plain", help="From a Q/DQ model: write the model without Q/DQ here")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write scales in another form. A Q/DQ model becomes a plain model (--plain) and its scales."""

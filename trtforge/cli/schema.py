@@ -15,7 +15,8 @@ def register(app: typer.Typer) -> None:
 
 def schema(
     result: Annotated[
-        str | None, typer.Argument(metavar="RESULT", help="A result's name, e.g. build; none lists them", show_default=False)
+        str | None,
+        typer.Argument(metavar="RESULT", help="A result's name, e.g. build; none lists them", show_default=False),
     ] = None,
 ) -> None:
     """Print the JSON Schema of a command's `--json` result; `recipe-file` and `manifest` for the files."""

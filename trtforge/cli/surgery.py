@@ -49,7 +49,9 @@ def surgery(
     results = []
     for job in jobs:
         result = perform(job)
-        rows = [(report.name, "changed" if report.modified else "unchanged", report.reason) for report in result.reports]
+        rows = [
+            (report.name, "changed" if report.modified else "unchanged", report.reason) for report in result.reports
+        ]
         ui.table(f"{job.name}: passes", ("pass", "graph", "what happened"), rows)
         ui.say(result.diff.to_text())
         if out is not None:

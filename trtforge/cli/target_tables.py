@@ -21,7 +21,9 @@ def overview(ui: Ui) -> None:
         [_row(target) for target in targets],
         right="SM,memory GB,GB/s,INT8 TOPS,FP16 TFLOPS,TDP W,DLA cores",
     )
-    ui.say(f"{RECALLED_MARK} recalled from a datasheet, not read again; `trtforge targets KEY` gives each figure's source")
+    ui.say(
+        f"{RECALLED_MARK} recalled from a datasheet, not read again; `trtforge targets KEY` gives each figure's source"
+    )
     packs = jetpacks()
     ui.table(
         "JetPack",
@@ -39,18 +41,22 @@ def one(ui: Ui, key: str) -> None:
     for figure in FIGURES:
         value = getattr(target, figure)
         if value is not None:
-            origin = target.provenance.get(figure)
-            facts.append((figure, f"{value:g}", f"{origin.origin}: {origin.source}" if origin else ""))
+            facts.append((figure, f"{value:g}", _source(target, figure)))
     for mode in target.power_modes:
-        facts.append((f"mode {mode.name}", f"{mode.int8_dense_tops:g} INT8 TOPS dense", ""))
+        facts.append((f"mode {mode.name}", f"{mode.int8_dense_tops:g} INT8 TOPS dense", _source(target, "power_modes")))
     if target.is_dla or target.kind == "soc-gpu":
-        facts.append(("DLA", dla_support(target.key)[1], ""))
+        facts.append(("DLA", dla_support(target.key)[1], _source(target, "dla")))
     if target.host is not None:
         facts += [(name, value, "") for name, value in _host_rows(target.host.to_json())]
     if target.note:
         facts.append(("note", target.note, ""))
     ui.table(target.key, ("what", "value", "source"), facts)
     ui.result("target", {"target": target.to_json()})
+
+
+def _source(target: Target, figure: str) -> str:
+    origin = target.provenance.get(figure)
+    return f"{origin.origin}: {origin.source}" if origin else ""
 
 
 def _row(target: Target) -> tuple[str, ...]:
@@ -73,7 +79,9 @@ def _jetpack_rows(packs: list[JetPack]) -> list[tuple[str, ...]]:
         return (pack.tensorrt, pack.cuda, pack.dla_software or "-", ", ".join(pack.families), usable)
 
     runs = [(same, [pack.version for pack in run]) for same, run in groupby(packs, key=content)]
-    return [(versions[0] if len(versions) == 1 else f"{versions[0]} to {versions[-1]}", *same) for same, versions in runs]
+    return [
+        (versions[0] if len(versions) == 1 else f"{versions[0]} to {versions[-1]}", *same) for same, versions in runs
+    ]
 
 
 def _host_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

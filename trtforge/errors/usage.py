@@ -57,3 +57,14 @@ class NoPlainModel(TrtforgeError):
 
     code = "USE105"
     title = "no Q/DQ model"
+
+
+class LintFailed(TrtforgeError):
+    """`trtforge lint` found something that would make the build fail, or the engine wrong, on its target.
+
+    The findings are printed before this message, each with its fix; `trtforge explain CODE` is a rule's manual page.
+    Warnings and hints alone do not fail.
+    """
+
+    code = "LNT101"
+    title = "lint found errors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,15 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trtforge.cache import cache_dir
-from trtforge.digest import sha256_file
-from trtforge.engines.store import EngineVersion
 from trtforge.pipeline.job import Job
 from trtforge.progress import QUIET, Progress
 
 if TYPE_CHECKING:
-    from trtforge.backends.base import CompileResult
-    from trtforge.engines.manifest import Manifest
-    from trtforge.evaluate.parity import ParityReport
+    from trtforge.backends.base import CompileRequest
     from trtforge.pipeline.prepare import Prepared
 
 PROBES = 4  # samples handed to a backend for its self-checks at build time
@@ -36,7 +32,7 @@ class Outcome:
     version: int | None
     seconds: float
     why: str = ""
-    parity: dict[str, Any] | None = None
+    parity: Mapping[str, Any] | None = None
     facts: list[str] = field(default_factory=list)
 
 
@@ -47,57 +43,89 @@ def build(job: Job, *, force: bool = False, progress: Progress = QUIET) -> Outco
     Raises ONX, CAL, BLD, ENG, VER and ENV errors; then nothing was published.
     """
     started = time.monotonic()
-    if not force and (found := job.store.find(job.name, job.key)):
-        return _up_to_date(job, found, started)
+    if not force and (found := _existing(job, started)):
+        return found
     with job.store.build_lock(job.name, progress=progress):
-        if not force and (found := job.store.find(job.name, job.key)):
-            return _up_to_date(job, found, started)
+        if not force and (found := _existing(job, started)):
+            return found
         return _build(job, started, progress)
 
 
+def _existing(job: Job, started: float) -> Outcome | None:
+    """What an earlier build of the same inputs left: an engine, or a kit that waits for its device."""
+    if found := job.store.find(job.name, job.key):
+        parity = found.manifest.parity
+        return Outcome(job, "up-to-date", found.path, found.version, time.monotonic() - started, parity=parity)
+    if needs_device(job) and job.kit_path.exists():
+        why = job.backend.availability().why
+        return Outcome(job, "kit", job.kit_path, None, time.monotonic() - started, why, facts=["already there"])
+    return None
+
+
+def needs_device(job: Job) -> bool:
+    """Native TensorRT compiles on the device only: here there can be a kit, no engine."""
+    return job.backend.name == "tensorrt" and not job.backend.availability().can_compile
+
+
 def _build(job: Job, started: float, progress: Progress) -> Outcome:
-    from trtforge.backends.base import CompileRequest
     from trtforge.pipeline import kit, record, verify
     from trtforge.pipeline.prepare import prepare
 
-    here = job.backend.availability()
-    if not here.can_compile and job.backend.name != "tensorrt":
-        raise_unavailable(job, here.why, here.next)
     prepared = prepare(job, progress=progress)
-    if not here.can_compile:
-        path = kit.write(job, prepared)
-        facts = _scale_facts(prepared)
-        return Outcome(job, "kit", path, None, time.monotonic() - started, here.why, None, facts)
     with _workdir() as workdir:
-        probes = [] if job.calibration_set is None else list(islice(job.calibration_set, PROBES))
-        request = CompileRequest(
-            model=prepared.model,
-            scales=prepared.scales,
-            engine=job.engine,
-            target=job.target,
-            workdir=workdir,
-            probes=probes,
-            progress=progress,
-        )
-        result = job.backend.compile(request)
-        parity = verify.after_compile(job, result, workdir, progress)
-        manifest = record.manifest(job, prepared, result, parity)
+        if needs_device(job):
+            path = kit.write(job, prepared, workdir)
+            parity = verify.simulated(job, prepared, workdir, progress)
+            facts = _facts(prepared, {}, parity)
+            why = job.backend.availability().why
+            return Outcome(job, "kit", path, None, time.monotonic() - started, why, parity, facts)
+        result = job.backend.compile(_request(job, prepared, workdir, progress))
+        parity = verify.compiled(job, result, workdir, progress)
         files = dict(result.files)
         if prepared.scales_path is not None:
             files["scales.json"] = prepared.scales_path
-        published = job.store.publish(job.name, files, manifest)
-    return Outcome(
-        job,
-        "built",
-        published.path,
-        published.version,
-        time.monotonic() - started,
-        parity=manifest.parity,
-        facts=_facts(prepared, result, parity, manifest),
+        manifest = record.manifest(job, prepared, result, parity)
+        published = job.store.publish(job.name, files, manifest, progress=progress)
+    facts = _facts(prepared, result.report, parity)
+    seconds = time.monotonic() - started
+    return Outcome(job, "built", published.path, published.version, seconds, "", parity, facts)
+
+
+def _request(job: Job, prepared: Prepared, workdir: Path, progress: Progress) -> CompileRequest:
+    from trtforge.backends.base import CompileRequest
+
+    return CompileRequest(
+        model=prepared.model,
+        scales=prepared.scales,
+        engine=job.engine,
+        target=job.target,
+        workdir=workdir,
+        probes=[] if job.calibration_set is None else list(islice(job.calibration_set, PROBES)),
+        progress=progress,
     )
 
 
-def _up_to_date(job: Job, found: EngineVersion, started: float) -> Outcome:
-    return Outcome(
-        job, "up-to-date", found.path, found.version, time.monotonic() - started, parity=found.manifest.parity
-    )
+@contextmanager
+def _workdir() -> Iterator[Path]:
+    """A folder for the build's own files, beside the cache: a plan can be larger than /tmp."""
+    root = cache_dir() / "work"
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=root) as folder:
+        yield Path(folder)
+
+
+def _facts(prepared: Prepared, report: Mapping[str, Any], parity: Mapping[str, Any] | None) -> list[str]:
+    """The result of a build in a few lines."""
+    lines = []
+    if prepared.scales is not None:
+        receipt = prepared.scales.receipt
+        over = f" over {len(receipt.samples)} samples" if receipt else ""
+        how = "calibrated earlier" if prepared.reused else "calibrated now"
+        lines.append(f"scales: {len(prepared.scales.ranges)} tensors{over}, {how}")
+    if text := report.get("summary"):
+        lines.append(str(text))
+    if parity is not None:
+        lines.append(
+            f"parity: {parity['metric']} {parity['value']:.6f}, bound {parity['at_least']:g}; {parity['measured_on']}"
+        )
+    return lines

@@ -46,6 +46,11 @@ class Job:
     def store(self) -> Store:
         return Store(self.store_root)
 
+    @property
+    def kit_path(self) -> Path:
+        """Where the kit lies when only the device can compile; named by the key, so that no other takes its place."""
+        return self.store_root / f"{self.name}-{self.key[:12]}.kit.tar"
+
     @cached_property
     def calibration_set(self) -> SampleSet | None:
         calibration = self.engine.calibration
@@ -80,7 +85,7 @@ class Job:
             else None,
             "model": self.model.sha256,
             "weights": external_weights(self.model.path),
-            "target": digest_json(self.target.to_json()),
+            "target": [self.target.key, self.target.sm],
             "backend": self.backend.name,
             "tensorrt": self.recipe.recipe.tensorrt,
             "tools": {**tool_versions(), **self.backend.tool_versions()},

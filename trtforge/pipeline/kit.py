@@ -1,0 +1,58 @@
+"""What is handed to a device that must compile for itself: graph, scales, TensorRT cache and recipe, sealed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from trtforge.engines.kit import KitInfo, write_kit
+from trtforge.graph import io
+from trtforge.pipeline.job import Job
+from trtforge.pipeline.prepare import Prepared
+from trtforge.pipeline.record import receipt
+from trtforge.scales.codecs.trt_cache import Algorithm, CalibrationCache
+from trtforge.targets.load import jetpacks
+
+
+def write(job: Job, prepared: Prepared, workdir: Path) -> Path:
+    """Write the kit of a job; ``workdir`` takes the model on its way. Raises ENG133."""
+    folder = workdir / "kit"
+    io.save(prepared.model, folder / "model.onnx")
+    members: dict[str, Path | bytes] = {file.name: file for file in folder.iterdir()}
+    recipe = job.recipe.resolved()
+    recipe["engines"] = {job.name: recipe["engines"][job.name]}
+    members["recipe.json"] = (json.dumps(recipe, indent=2, sort_keys=True) + "\n").encode()
+    if prepared.scales is not None and prepared.scales_path is not None:
+        members["scales.json"] = prepared.scales_path
+        cache = CalibrationCache.from_table(prepared.scales, tensorrt=tensorrt_version(job), algorithm=algorithm(job))
+        members["calibration.cache"] = cache.to_bytes()
+    info = KitInfo(
+        engine=job.name,
+        target=job.target.key,
+        backend=job.backend.name,
+        key=job.key,
+        key_inputs=job.key_inputs,
+        recipe=recipe["engines"][job.name],
+        facts={
+            "model": {"origin": job.model.origin, "sha256": job.model.sha256},
+            "target": job.target.to_json(),
+            "calibration": receipt(prepared),
+        },
+    )
+    write_kit(job.kit_path, members, info)
+    return job.kit_path
+
+
+def tensorrt_version(job: Job) -> str:
+    """The release on the device: the recipe's "8.6" is the 8.6.2 of the JetPack that carries it.
+
+    The number goes into the cache's header, which TensorRT compares with its own.
+    """
+    said = job.recipe.recipe.tensorrt or ""
+    releases = [pack.tensorrt for pack in jetpacks() if job.target.family in pack.families]
+    return next((release for release in releases if f"{release}.".startswith(f"{said}.")), said)
+
+
+def algorithm(job: Job) -> Algorithm:
+    """The calibrator named in the cache: on the DLA TensorRT accepts no other than entropy, whatever the ranges are."""
+    return "EntropyCalibration2" if job.target.is_dla else "MinMaxCalibration"
