@@ -115,12 +115,12 @@ def _texts(plan: Path) -> Iterator[str]:
     with plan.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         position = data.find(_TAG)
         while position >= 0:
-            start = position + 16  # tag, u32, u64 length
+            start, after = position + 16, position + len(_TAG)  # tag, u32, u64 length, text
             if data[start : start + len(_TEXT_START)] == _TEXT_START:
                 length = min(struct.unpack_from("<Q", data, position + 8)[0], len(data) - start, _LONGEST_TEXT)
                 yield data[start : start + length].split(b"\0", 1)[0].decode("utf-8", "replace")
-                position = start + length
-            position = data.find(_TAG, max(position + 4, start))
+                after = start + length
+            position = data.find(_TAG, after)
 
 
 def _statements(text: str) -> Iterator[tuple[str, str]]:
