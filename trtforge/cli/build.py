@@ -91,5 +91,5 @@ def _row(outcome: Outcome) -> BuiltEngine:
         "version": outcome.version,
         "key": outcome.job.key,
         "seconds": round(outcome.seconds, 3),
-        "parity": outcome.parity,
+        "parity": dict(outcome.parity) if outcome.parity else None,
     }

@@ -32,6 +32,6 @@ def show(recipe: RecipePath, set_: Set = None, json: Json = False) -> None:
         where = loaded.sources.get(key)
         rows.append((key, value, str(where) if where is not None else "default"))
     widths = [max(len(str(row[column])) for row in rows) for column in (0, 1)]
-    for key, value, where in rows:  # no table: a key or a path folded over two lines cannot be copied
-        ui.say(f"{key:<{widths[0]}}  {value!s:<{min(widths[1], 60)}}  {where}")
+    for key, value, place in rows:  # no table: a key or a path folded over two lines cannot be copied
+        ui.say(f"{key:<{widths[0]}}  {value!s:<{min(widths[1], 60)}}  {place}")
     ui.result("recipe", {"recipe": str(recipe), "files": [str(path) for path in loaded.files], "resolved": resolved})

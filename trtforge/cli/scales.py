@@ -137,7 +137,7 @@ def _write(table: ScaleTable, out: Path, to: Format, tensorrt: str, algorithm: A
 def _without_scale(scales: Path, table: ScaleTable, plain: Path | None) -> list[str]:
     """Write the model without Q/DQ where asked; the names of its float activations that the table does not cover."""
     from trtforge.graph.io import load, save
-    from trtforge.graph.shapes import tensor_types
+    from trtforge.graph.shapes import infer_shapes, tensor_types
     from trtforge.scales.codecs.qdq_extract import extract
 
     model = extract(load(scales))[0]
@@ -146,7 +146,7 @@ def _without_scale(scales: Path, table: ScaleTable, plain: Path | None) -> list[
     weights = {initializer.name for initializer in model.proto.graph.initializer}
     return sorted(
         name
-        for name, (dtype, _) in tensor_types(model).items()
+        for name, (dtype, _) in tensor_types(infer_shapes(model)).items()
         if dtype == "float32" and name not in table.ranges and name not in weights
     )
 

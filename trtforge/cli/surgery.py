@@ -27,12 +27,12 @@ def surgery(
     """Run a recipe's surgery passes on its model; print which applied, which did not and why, and the difference."""
     ui = Ui(json=json, quiet=quiet)
     from trtforge.errors.usage import OneEngineNeeded
-    from trtforge.graph.passes.base import available
+    from trtforge.graph.passes.registry import available
 
     if list_ or recipe is None:
-        rows = [(name, entry.summary) for name, entry in available().items()]
-        ui.table("Surgery passes", ("name", "what it does"), rows)
-        ui.result("surgery-list", {"passes": [{"name": name, "summary": summary} for name, summary in rows]})
+        passes = {name: entry.doc.split("\n\n")[0].replace("\n", " ") for name, entry in available().items()}
+        ui.table("Surgery passes", ("name", "what it does"), list(passes.items()))
+        ui.result("surgery-list", {"passes": [{"name": name, "summary": summary} for name, summary in passes.items()]})
         return
     from trtforge.graph.io import save
     from trtforge.pipeline.job import plan

@@ -83,7 +83,7 @@ class Ui:
 
 
 def console(stream: TextIO) -> Console:
-    """A rich console that colours only a terminal (and honours NO_COLOR), and never wraps a redirected table tightly."""
+    """A rich console: colour on a terminal only (NO_COLOR holds), and a redirected table has a fixed width."""
     from rich.console import Console
 
     width = None if stream.isatty() else int(os.environ.get("COLUMNS", PLAIN_WIDTH))

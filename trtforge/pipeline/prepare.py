@@ -12,8 +12,8 @@ from pathlib import Path
 from trtforge.cache import cache_dir
 from trtforge.digest import digest_json
 from trtforge.graph import io
-from trtforge.graph.digests import Digests, digests
-from trtforge.graph.model import Model
+from trtforge.graph.digests import digests
+from trtforge.graph.model import Digests, Model
 from trtforge.graph.surgery import SurgeryResult, perform
 from trtforge.pipeline.job import Job, tool_versions
 from trtforge.progress import QUIET, Progress
