@@ -1,0 +1,311 @@
+"""A Q/DQ graph in TensorRT's form, rewritten into the form that onnxruntime's CPU kernels take as integers.
+
+onnxruntime replaces ``Q(Conv(DQ(x), DQ(w), DQ(b)))`` by one integer kernel, and only that: a float bias, a missing Q,
+or a Relu in front of a signed Q keeps the convolution in float. The rewrite supplies what is missing:
+
+* Activations become uint8 with the same scale: zero point 0 where the tensor cannot be negative (the Relu then vanishes
+  into the kernel), else 128. The integers are those of TensorRT, shifted by the zero point. Above amax, a tensor with
+  zero point 0 is clipped only at twice amax, since uint8 reaches 255: such values come out better than on TensorRT.
+* Biases become int32 with scale s_x * s_w, half a unit of the accumulator away from the float bias at most.
+* The output of a convolution that is read in float gets a Q/DQ pair of its own, with its calibrated minimum and
+  maximum. TensorRT has no rounding there; ``slack`` bounds how coarse the new step may be against the step of the sum
+  that reads it. Where only a Concat or a MaxPool stands between the convolution and a Q, the pair is that Q's own,
+  which changes nothing: rounding commutes with choosing and moving values.
+* Where sums of two u8 x s8 products saturate at 16 bits (AVX2 and AVX-512 without VNNI), ``narrow`` keeps weights that
+  meet signed activations within [-64, 64]: 255 * (64 + 64) < 2^15. Activations with zero point 0 stay within [0, 127]
+  up to amax, and 127 * (127 + 127) < 2^15, so their weights keep 8 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from trtforge.backends.onnxruntime_.signs import nonnegative
+from trtforge.graph.index import Index
+from trtforge.graph.model import Model
+from trtforge.graph.weights import Parked, park, read_tensor
+from trtforge.scales.codecs.prune import drop_unused_constants
+from trtforge.scales.codecs.weights import channel_scales, quantize
+from trtforge.scales.table import ScaleTable, TensorRange
+
+NARROW_LIMIT = 64
+_INT32_LIMIT = float(2**31 - 1)
+_ACTIVATIONS = frozenset({"Relu", "Clip"})
+_COMMUTES = frozenset({"Concat", "MaxPool", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice"})
+
+
+@dataclass
+class LoweringReport:
+    """Counts for the manifest. ``extra_pairs``: convolution outputs that got a Q/DQ pair TensorRT has not."""
+
+    unsigned: int = 0
+    signed: int = 0
+    integer_biases: int = 0
+    narrowed_weights: list[str] = field(default_factory=list)
+    extra_pairs: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "unsigned_activations": self.unsigned,
+            "signed_activations": self.signed,
+            "integer_biases": self.integer_biases,
+            "narrowed_weights": self.narrowed_weights,
+            "extra_pairs": self.extra_pairs,
+        }
+
+
+def lower(
+    quantized: Model, floating: Model, table: ScaleTable, *, slack: float, narrow: bool
+) -> tuple[Model, LoweringReport]:
+    """The graph for onnxruntime's integer kernels; the given models are not changed.
+
+    Args:
+        quantized: what ``trtforge.scales.codecs.qdq.insert`` made of ``floating``.
+        floating: the float graph, for weights that are quantized again.
+        table: ranges of the convolution outputs.
+        slack: largest step of an added pair, in steps of the sum that reads it; 0 adds only
+            those that change nothing, inf all.
+        narrow: weights that meet signed activations get 7 bits.
+
+    Raises the errors of ``trtforge.graph.weights.read_tensor``.
+    """
+    skeleton, parked = park(quantized.proto)
+    rewriter = _Lowering(Model(skeleton, quantized.folder), parked, floating, table)
+    rewriter.unsign_activations()
+    rewriter.quantize_weights_and_biases(narrow)
+    rewriter.quantize_outputs(slack)
+    drop_unused_constants(skeleton)
+    parked.restore(skeleton)
+    return Model(skeleton, quantized.folder), rewriter.report
+
+
+class _Lowering:
+    """One rewrite of a skeleton, in place. ``index`` is of the graph before it: names of tensors do not change."""
+
+    def __init__(self, model: Model, parked: Parked, floating: Model, table: ScaleTable) -> None:
+        self._model = model
+        self._graph = model.proto.graph
+        self._parked = parked
+        self._floating = floating
+        self._floating_index = Index(floating.proto.graph)
+        self._table = table
+        self._index = Index(self._graph)
+        self._nonnegative = nonnegative(self._index)
+        self._taken = self._index.names()
+        self._added_after: dict[str, list[NodeProto]] = {}
+        self._narrowed: set[str] = set()
+        self.report = LoweringReport()
+
+    def unsign_activations(self) -> None:
+        for quantizer in self._graph.node:
+            if quantizer.op_type != "QuantizeLinear" or not self._is_signed_activation(quantizer):
+                continue
+            unsigned = quantizer.input[0] in self._nonnegative
+            zero = self._add(f"{quantizer.input[0]}_zero_point_u8", np.asarray(0 if unsigned else 128, np.uint8))
+            self.report.unsigned += unsigned
+            self.report.signed += not unsigned
+            for node in [quantizer, *self._index.consumers_of(quantizer.output[0])]:
+                node.input[2] = zero
+
+    def quantize_weights_and_biases(self, narrow: bool) -> None:
+        new: list[NodeProto] = []
+        for node in self._graph.node:
+            if node.op_type in ("Conv", "Gemm", "MatMul"):
+                activation, weight = self._index.producer(node.input[0]), self._index.producer(node.input[1])
+                if _dequantizes(activation) and _dequantizes(weight):
+                    assert activation is not None
+                    assert weight is not None
+                    if narrow and node.input[0] not in self._nonnegative:
+                        self._narrow(node, weight)
+                    new += self._integer_bias(node, activation, weight)
+            new.append(node)
+        self._replace_nodes(new)
+
+    def quantize_outputs(self, slack: float) -> None:
+        for node in self._graph.node:
+            if node.op_type == "Conv" and _dequantizes(self._index.producer(node.input[0])):
+                self._quantize_output(self._fused_output(node), slack)
+        self._replace_nodes(
+            added for node in self._graph.node for added in [node, *self._added_after.get(node.output[0], [])]
+        )
+
+    def _narrow(self, node: NodeProto, dequantizer: NodeProto) -> None:
+        """Quantize a weight again, from its float values, to [-NARROW_LIMIT, NARROW_LIMIT]."""
+        name, quantized = self._float_weight(node), self._index.constant(dequantizer.input[0])
+        if name is None or quantized is None or dequantizer.output[0] in self._narrowed:
+            return
+        constant = self._floating_index.constant(name)
+        assert constant is not None
+        weight = np.asarray(read_tensor(self._floating, constant), np.float32)
+        axis = _axis(dequantizer) if weight.ndim and len(self._index.initializers[dequantizer.input[1]].dims) else None
+        scales = np.asarray(channel_scales(weight, axis) * np.float32(127 / NARROW_LIMIT), np.float32)
+        integers = np.clip(quantize(weight, scales, axis), -NARROW_LIMIT, NARROW_LIMIT).astype(np.int8)
+        dequantizer.input[0] = self._add(f"{name}_quantized_narrow", integers)
+        dequantizer.input[1] = self._add(f"{name}_scale_narrow", scales)
+        self._narrowed.add(dequantizer.output[0])
+        self.report.narrowed_weights.append(name)
+
+    def _float_weight(self, node: NodeProto) -> str | None:
+        """The float initializer behind this node's weight: the same node of the float graph reads it."""
+        twin = self._floating_index.producer(node.output[0])
+        if twin is None or self._floating_index.constant(twin.input[1]) is None:
+            return None
+        name: str = twin.input[1]
+        return name
+
+    def _integer_bias(self, node: NodeProto, activation: NodeProto, weight: NodeProto) -> list[NodeProto]:
+        if node.op_type == "MatMul" or len(node.input) < 3 or not node.input[2] or not _plain_bias(node):
+            return []
+        tensor = self._index.constant(node.input[2])
+        scale = self._values(activation.input[1]), self._values(weight.input[1])
+        if tensor is None or scale[0] is None or scale[1] is None:
+            return []
+        bias = np.asarray(read_tensor(self._model, self._parked.find(tensor)), np.float32)
+        steps = np.asarray(scale[0] * scale[1], np.float32).reshape(-1)
+        if bias.ndim != 1 or steps.size not in (1, bias.size) or not (steps > 0).all():
+            return []
+        integers = np.rint(bias.astype(np.float64) / steps)
+        if np.abs(integers).max(initial=0) > _INT32_LIMIT:
+            return []
+        self.report.integer_biases += 1
+        name = node.input[2]
+        node.input[2] = self._fresh(f"{name}_DequantizeLinear_Output")
+        steps = np.broadcast_to(steps, bias.shape).copy()
+        inputs = [
+            self._add(f"{name}_int32", integers.astype(np.int32)),
+            self._add(f"{name}_scale", steps),
+            self._add(f"{name}_zero_point", np.zeros(bias.shape, np.int32)),
+        ]
+        return [helper.make_node("DequantizeLinear", inputs, [node.input[2]], axis=0)]
+
+    def _fused_output(self, node: NodeProto) -> str:
+        """The tensor a convolution's kernel writes: behind the activation function that only it feeds."""
+        user = self._index.only_consumer(node.output[0])
+        if user is not None and user.op_type in _ACTIVATIONS and user.output[0] in self._nonnegative:
+            output: str = user.output[0]
+            return output
+        written: str = node.output[0]
+        return written
+
+    def _quantize_output(self, tensor: str, slack: float) -> None:
+        """Give the float readers of a tensor its dequantized form, when that is possible and fine enough."""
+        readers = [node for node in self._index.consumers_of(tensor) if node.op_type != "QuantizeLinear"]
+        if not readers or tensor in self._index.outputs or tensor in self._added_after:
+            return
+        own = self._quantizer(tensor)
+        borrowed = self._commuting_quantizer(readers) if own is None else None
+        if borrowed is not None:
+            scale, zero, step = borrowed.input[1], borrowed.input[2], 0.0
+        elif own is not None:
+            scale, zero, step = own.input[1], own.input[2], self._step(own)
+        elif tensor in self._table.ranges:
+            step, offset = _affine(self._table.ranges[tensor])
+            scale = zero = ""
+        else:
+            return
+        if math.isfinite(slack) and any(step > slack * self._reader_step(node) for node in readers):
+            return
+        if not scale:
+            scale = self._add(f"{tensor}_scale", np.asarray(step, np.float32))
+            zero = self._add(f"{tensor}_zero_point", np.asarray(offset, np.uint8))
+        self._read_dequantized(tensor, readers, own, scale, zero)
+        self.report.extra_pairs.append(tensor)
+
+    def _read_dequantized(
+        self, tensor: str, readers: list[NodeProto], own: NodeProto | None, scale: str, zero: str
+    ) -> None:
+        if own is not None:
+            output = self._index.consumers_of(own.output[0])[0].output[0]
+        else:
+            middle = self._fresh(f"{tensor}_QuantizeLinear_Output")
+            output = self._fresh(f"{tensor}_DequantizeLinear_Output")
+            self._added_after[tensor] = [
+                helper.make_node("QuantizeLinear", [tensor, scale, zero], [middle]),
+                helper.make_node("DequantizeLinear", [middle, scale, zero], [output]),
+            ]
+        for node in readers:
+            for slot, name in enumerate(node.input):
+                if name == tensor:
+                    node.input[slot] = output
+
+    def _reader_step(self, reader: NodeProto) -> float:
+        """The step a sum is rounded to itself: what a step of its inputs is measured against.
+
+        0, so that no finite ``slack`` allows it, for other readers and for a sum that stays float.
+        """
+        quantizer = self._quantizer(reader.output[0])
+        user = self._index.only_consumer(reader.output[0])
+        if quantizer is None and user is not None and user.op_type in _ACTIVATIONS:
+            quantizer = self._quantizer(user.output[0])
+        return self._step(quantizer) if quantizer is not None and reader.op_type == "Add" else 0.0
+
+    def _commuting_quantizer(self, readers: list[NodeProto]) -> NodeProto | None:
+        """The Q behind the one node that reads a tensor, where quantizing before it or behind it is the same."""
+        if len(readers) != 1 or readers[0].op_type not in _COMMUTES:
+            return None
+        return self._quantizer(readers[0].output[0])
+
+    def _quantizer(self, tensor: str) -> NodeProto | None:
+        users = (node for node in self._index.consumers_of(tensor) if node.op_type == "QuantizeLinear")
+        return next(users, None)
+
+    def _step(self, quantizer: NodeProto) -> float:
+        values = self._values(quantizer.input[1])
+        return math.inf if values is None or values.size != 1 else float(values.reshape(()))
+
+    def _is_signed_activation(self, node: NodeProto) -> bool:
+        zero = self._index.constant(node.input[2]) if len(node.input) > 2 else None
+        scalar = zero is not None and zero.data_type == TensorProto.INT8 and not zero.dims
+        return scalar and self._index.constant(node.input[0]) is None
+
+    def _values(self, name: str) -> np.ndarray[Any, Any] | None:
+        """A scale of the graph, in its shape; also one this rewrite has added."""
+        tensor = self._index.constant(name)
+        return None if tensor is None else read_tensor(self._model, self._parked.find(tensor))
+
+    def _add(self, wanted: str, values: np.ndarray[Any, Any]) -> str:
+        name = self._fresh(wanted)
+        tensor = numpy_helper.from_array(values, name)
+        self._graph.initializer.append(tensor)
+        self._index.initializers[name] = tensor
+        return name
+
+    def _fresh(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while name in self._taken:
+            name, number = f"{wanted}_{number}", number + 1
+        self._taken.add(name)
+        return name
+
+    def _replace_nodes(self, nodes: Iterable[NodeProto]) -> None:
+        """Put a new node list in place. Copies, since the index holds the nodes; so it is made anew."""
+        copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del self._graph.node[:]
+        self._graph.node.extend(copies)
+        self._index = Index(self._graph)
+
+
+def _dequantizes(node: NodeProto | None) -> bool:
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
+def _axis(dequantizer: NodeProto) -> int:
+    return next((int(attribute.i) for attribute in dequantizer.attribute if attribute.name == "axis"), 1)
+
+
+def _plain_bias(node: NodeProto) -> bool:
+    """A Gemm scales its product and bias by alpha and beta; only 1 and 1 leave the integers as they are."""
+    return all(attribute.f == 1.0 for attribute in node.attribute if attribute.name in ("alpha", "beta"))
+
+
+def _affine(seen: TensorRange) -> tuple[float, int]:
+    """(scale, zero point) of uint8 over the range seen, widened to hold 0."""
+    low, high = min(seen.min, 0.0), max(seen.max, 0.0)
+    step = float(np.float32((high - low) / 255)) or 1.0
+    return step, round(-low / step)
