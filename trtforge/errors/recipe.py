@@ -210,7 +210,8 @@ class BadOverride(TrtforgeError):
 class UnknownEngine(TrtforgeError):
     """``--only`` or ``--set`` names an engine that the recipe does not define.
 
-    The message lists the engines it does.
+    The message lists the engines it does define. They are the keys below ``engines:`` in the recipe and the files
+    it extends; to add one, write it there.
     """
 
     code = "RCP121"

@@ -108,7 +108,7 @@ def read(path: Path) -> Node:
     text = _read_text(path)
     start = Where(path, 1, 1)
     node = _compose(text, start)
-    tree = None if node is None else _Expansion(start, text).expand(node)
+    tree = None if node is None else _Expansion(start).expand(node)
     if tree is None or not isinstance(tree.value, dict):
         found = "it is empty" if tree is None or tree.value is None else f"it holds {kind_of(tree.plain())}"
         raise RecipeNotAMapping(
@@ -126,7 +126,7 @@ def parse_value(text: str, at: Where) -> Node:
     Raises RecipeSyntax, DuplicateKey, RecipeTooLarge.
     """
     node = _compose(text, at)
-    return Node(None, at, at) if node is None else _Expansion(at, text).expand(node)
+    return Node(None, at, at) if node is None else _Expansion(at).expand(node)
 
 
 def kind_of(value: Any) -> str:
@@ -236,22 +236,26 @@ def _too_deep(at: Where) -> RecipeTooLarge:
 
 
 def _syntax_error(error: MarkedYAMLError, text: str, start: Where) -> RecipeSyntax:
-    mark, opened = error.problem_mark or error.context_mark, error.context_mark
     lines = text.splitlines()
-    if opened is not None and mark.line >= len(lines) > opened.line:
-        mark = opened  # the end of the file says nothing; the quote or bracket that was left open does
-    line = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
+    mark, opened = error.problem_mark or error.context_mark, error.context_mark
+    row, column = (mark.line, mark.column) if mark is not None else (0, 0)
+    if row >= len(lines):  # the end of the text says nothing: show what was left open, or the last line
+        row = max((number for number, line in enumerate(lines) if line.strip()), default=0)
+        column = len(lines[row]) if lines else 0
+        if opened is not None and opened.line < len(lines):
+            row, column = opened.line, opened.column
+    line = lines[row] if row < len(lines) else ""
     parts = [part for part in (error.context, error.problem) if part]
     why = ", ".join(" ".join(part.split()) for part in parts) or "the YAML reader gave up"
     why = re.sub(r"'?<([a-z ]+)>'?", r"the \1", why).replace("the stream end", "the end of the text")
-    if mark is not None and line.strip():
-        column = min(mark.column, len(line))
+    if line.strip():
         caret = re.sub(r"[^\t]", " ", line[:column]) + "^"  # tabs kept, so that the caret stands under its character
         why += f"\n    {line}\n    {caret}"
-    if opened is not None and opened.line != mark.line and not start.override:
+    if opened is not None and opened.line != row and not start.override:
         why += f"\n    begun at line {opened.line + 1}, column {opened.column + 1}"
     what = "--set value is not valid YAML" if start.override else f"{display(start.path)} is not valid YAML"
-    return RecipeSyntax(what, where=str(_place(start, mark)), why=why, next=_syntax_hint(line, error))
+    where = start if start.override else Where(start.path, row + 1, column + 1)
+    return RecipeSyntax(what, where=str(where), why=why, next=_syntax_hint(line, error))
 
 
 def _syntax_hint(line: str, error: MarkedYAMLError) -> str:
@@ -267,18 +271,20 @@ def _syntax_hint(line: str, error: MarkedYAMLError) -> str:
 class _Expansion:
     """Turns ruamel's nodes into :class:`Node`, following aliases and merge keys, counting what comes out."""
 
-    def __init__(self, start: Where, text: str) -> None:
+    def __init__(self, start: Where) -> None:
         self.start = start
-        self.text = text
         self.count = 0
+        self.entry = start  # the key of the document at hand: an alias has no better place
 
     def expand(self, node: Any, key_at: Where | None = None, depth: int = 0) -> Node:
         at = _place(self.start, node.start_mark)
         self.count += 1
+        if depth == 1:
+            self.entry = key_at or at
         if self.count > MAX_VALUES:
             raise RecipeTooLarge(
                 "a recipe expands to too many values",
-                where=str(at),
+                where=str(self.entry),
                 why=f"more than {MAX_VALUES} once aliases (`*name`) are followed",
                 next="write the values out, or move what repeats into a file that others extend",
             )

@@ -144,7 +144,7 @@ def _copy(answer: Any, file: IO[bytes], task: Task) -> int:
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows a redirect only to a URL that could stand in a recipe itself."""
 
-    def redirect_request(  # noqa: PLR0917 - the signature is urllib's
+    def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         check_url(newurl, where=f"redirect from {redacted(req.full_url)}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, StringConstraints, model_validator
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 EngineName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 DType = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Precision = Literal["fp32", "fp16", "int8"]
 TensorFormat = Literal["linear", "chw4", "chw32", "hwc8", "cdhw32", "dla_linear", "dla_hwc4"]
+Pixels = Annotated[int, Field(gt=0)]
 BackendName = Literal["onnxruntime", "tensorrt_rtx", "tensorrt"]
 
 
@@ -39,21 +40,25 @@ class ModelSource(Strict):
 class ImagePreprocess(Strict):
     """A photograph to a float array: decode to RGB, resize, crop, order channels, subtract, divide, lay out."""
 
-    kind: Literal["image"]
-    resize: Annotated[int, Field(gt=0)] | tuple[int, int] = Field(
+    kind: Literal["image"] = Field(description="`image`: decode and preprocess photographs")
+    resize: Pixels | tuple[Pixels, Pixels] = Field(
         description="Length of the shorter side in pixels (aspect kept), or [height, width]"
     )
-    crop: tuple[int, int] = Field(description="Centre crop, [height, width]; must not exceed the resized image")
-    channels: Literal["rgb", "bgr"] = "rgb"
-    layout: Literal["nchw", "nhwc"] = "nchw"
+    crop: tuple[Pixels, Pixels] = Field(description="Centre crop, [height, width]; must not exceed the resized image")
+    channels: Literal["rgb", "bgr"] = Field("rgb", description="Order of the colour channels")
+    layout: Literal["nchw", "nhwc"] = Field(
+        "nchw", description="Order of the axes: N images, C channels, height, width"
+    )
     mean: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="Subtracted, in the order of `channels`")
-    std: tuple[float, float, float] = Field((1.0, 1.0, 1.0), description="Divided by, after the mean is subtracted")
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
+        (1.0, 1.0, 1.0), description="Divided by, after the mean is subtracted"
+    )
 
 
 class ArrayPreprocess(Strict):
     """A `.npy` or `.npz` array, or the voxels of a NIfTI volume, used as it is: shape and dtype must fit the input."""
 
-    kind: Literal["array"]
+    kind: Literal["array"] = Field(description="`array`: use the stored arrays as they are")
 
 
 Preprocess = Annotated[ImagePreprocess | ArrayPreprocess, Field(discriminator="kind")]
@@ -62,10 +67,13 @@ Preprocess = Annotated[ImagePreprocess | ArrayPreprocess, Field(discriminator="k
 class InputSpec(Strict):
     """One network input. `shape` is the shape the engine is built for, batch included."""
 
-    shape: tuple[Annotated[int, Field(gt=0)], ...]
-    dtype: DType = "float32"
-    format: TensorFormat = "linear"
-    preprocess: Preprocess = Field(default_factory=lambda: ArrayPreprocess(kind="array"))
+    shape: tuple[Annotated[int, Field(gt=0)], ...] = Field(description="Shape the engine is built for, batch included")
+    dtype: DType = Field("float32", description="Element type the engine takes")
+    format: TensorFormat = Field("linear", description="Memory format the engine takes; `dla_*` only for a DLA target")
+    preprocess: Preprocess = Field(
+        default_factory=lambda: ArrayPreprocess(kind="array"),
+        description="How a file of a sample set becomes this input; `{kind: array}` when left out",
+    )
 
 
 class Calibration(Strict):
@@ -73,7 +81,7 @@ class Calibration(Strict):
 
     set: str | None = Field(None, min_length=1, description="A calibration set (YAML), relative to the recipe")
     scales: str | None = Field(None, min_length=1, description="A ScaleTable JSON written by `trtforge calibrate`")
-    method: Literal["minmax"] = "minmax"
+    method: Literal["minmax"] = Field("minmax", description="Range of a tensor: smallest and largest value seen")
     samples: Annotated[int, Field(gt=0)] | None = Field(None, description="Use the first N samples of the set")
 
     @model_validator(mode="after")
@@ -94,32 +102,38 @@ class Verify(Strict):
     """The bound a built engine must keep against the FP32 model, on samples not used for calibration."""
 
     set: str = Field(min_length=1, description="A sample set (YAML), relative to the recipe")
-    against: Literal["onnxruntime-fp32"] = "onnxruntime-fp32"
-    metric: Literal["cosine", "top1", "sqnr_db"] = "cosine"
-    at_least: float
-    samples: Annotated[int, Field(gt=0)] | None = None
+    against: Literal["onnxruntime-fp32"] = Field("onnxruntime-fp32", description="The reference: the model in FP32")
+    metric: Literal["cosine", "top1", "sqnr_db"] = Field(
+        "cosine", description="Cosine similarity, share of equal top-1 classes, or signal to quantization noise in dB"
+    )
+    at_least: float = Field(description="The bound, in the unit of `metric`")
+    samples: Annotated[int, Field(gt=0)] | None = Field(None, description="Use the first N samples of the set")
 
 
 class Dla(Strict):
     """Deep Learning Accelerator options; only for targets that name a DLA."""
 
-    core: Annotated[int, Field(ge=0, le=1)] = 0
-    sram: Annotated[str, StringConstraints(pattern=r"^\d+(KiB|MiB)$")] = "1MiB"
-    gpu_fallback: bool = True
+    core: Annotated[int, Field(ge=0, le=1)] = Field(0, description="Which core, counted from 0")
+    sram: Annotated[str, StringConstraints(pattern=r"^\d+(KiB|MiB)$")] = Field(
+        "1MiB", description="Managed SRAM this engine may use"
+    )
+    gpu_fallback: bool = Field(True, description="Run layers the DLA cannot run on the GPU; false: fail the build")
 
 
 class Engine(Strict):
     """One engine to build."""
 
-    model: ModelSource
-    inputs: dict[str, InputSpec]
+    model: ModelSource = Field(description="Where the ONNX model comes from")
+    inputs: dict[str, InputSpec] = Field(description="The network's inputs by name, each with its shape")
     surgery: tuple[str, ...] = Field((), description="Surgery passes, in this order; see `trtforge surgery --list`")
-    precision: Precision = "int8"
-    calibration: Calibration | None = None
-    quantize: Quantize = Field(default_factory=Quantize)
-    verify: Verify | None = None
-    dla: Dla | None = None
-    workspace: Annotated[str, StringConstraints(pattern=r"^\d+(KiB|MiB|GiB)$")] = "1GiB"
+    precision: Precision = Field("int8", description="What most layers compute in; `int8` needs `calibration`")
+    calibration: Calibration | None = Field(None, description="Where the INT8 ranges come from")
+    quantize: Quantize = Field(default_factory=Quantize, description="What INT8 covers beyond the defaults")
+    verify: Verify | None = Field(None, description="The bound the built engine must keep against the FP32 model")
+    dla: Dla | None = Field(None, description="Deep Learning Accelerator options; only for a DLA target")
+    workspace: Annotated[str, StringConstraints(pattern=r"^\d+(KiB|MiB|GiB)$")] = Field(
+        "1GiB", description="Scratch memory the compiler may use on the device"
+    )
 
     @model_validator(mode="after")
     def _int8_needs_ranges(self) -> Engine:
@@ -140,4 +154,4 @@ class Recipe(Strict):
     store: str | None = Field(
         None, description="Engine store, relative to the working directory; default `engines/<name of this file>`"
     )
-    engines: dict[EngineName, Engine] = Field(min_length=1)
+    engines: dict[EngineName, Engine] = Field(min_length=1, description="The engines to build, by name")
