@@ -26,6 +26,8 @@ def find_engine(reference: str | Path, *, store_root: Path = DEFAULT_STORES) -> 
     """
     path = Path(reference)
     with explained(path, f"look for the engine {str(reference)!r}"):
+        if ".." in path.parts:
+            path = path.resolve()  # an engine's name and version are read off its path
         if path.is_file():
             path = path.parent
         if (path / MANIFEST).exists():
@@ -60,7 +62,7 @@ class _Engine:
 
 def _engines_at(folder: Path) -> Iterator[_Engine]:
     """The engine that a folder is, or else the engines of the store it is, or of the stores that lie in it."""
-    parent = Store(folder.absolute().parent if folder.name in ("", "..") else folder.parent)
+    parent = Store(folder.parent if folder.name else folder.absolute().parent)
     if parent.versions(folder.absolute().name):
         yield _Engine(parent, folder.absolute().name)
         return

@@ -21,7 +21,7 @@ from typing import Annotated, Any, BinaryIO, cast
 
 from trtforge import __version__
 from trtforge.digest import canonical_json, sha256_bytes, sha256_file
-from trtforge.engines.manifest import FileRecord
+from trtforge.engines.manifest import FileRecord, seal
 from trtforge.engines.records import Doc, RecordError, from_json, json_schema, to_json
 from trtforge.errors.engine import KitDamaged, KitNotWritten, KitUnsafe
 from trtforge.files import atomic_open
@@ -37,7 +37,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class KitInfo:
-    """What a kit says about itself: the content of its `kit.json`. ``members`` is filled in by `write_kit`."""
+    """What a kit says about itself in its `kit.json`. ``members`` and ``seal`` are filled in by `write_kit`."""
 
     schema: Annotated[int, Doc("Version of this format", const=SCHEMA_VERSION)] = SCHEMA_VERSION
     trtforge: Annotated[str, Doc("Version of trtforge that wrote it")] = __version__
@@ -51,6 +51,7 @@ class KitInfo:
         default_factory=dict
     )
     members: Annotated[Mapping[str, FileRecord], Doc("Every member but kit.json")] = field(default_factory=dict)
+    seal: Annotated[str, Doc("Digest of every other field", pattern="^[0-9a-f]{64}$")] = ""
 
     def to_json(self) -> Json:
         return cast(Json, to_json(self))
@@ -66,7 +67,7 @@ def write_kit(path: Path, files: Mapping[str, Path | bytes], info: KitInfo) -> K
 
     Args:
         files: member name (plain, `/` for folders) -> a file, streamed, or its content.
-        info: what the kit says about itself; members are filled in.
+        info: what the kit says about itself; members and seal are filled in.
 
     Raises ENG133: no space, no permission, or a file changed while it was read. ValueError for a bad member name.
     """
@@ -74,7 +75,8 @@ def write_kit(path: Path, files: Mapping[str, Path | bytes], info: KitInfo) -> K
         raise ValueError(f"not a name for a kit's member: {bad[0]!r}")
     try:
         members = {name: _record(files[name]) for name in sorted(files)}
-        info = from_json(KitInfo, json.loads(canonical_json(replace(info, members=members).to_json())))
+        value = json.loads(canonical_json(replace(info, members=members).to_json()))
+        info = from_json(KitInfo, value | {"seal": seal(value)})
         head = (json.dumps(info.to_json(), indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
         with atomic_open(path) as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
             archive.addfile(_entry(KIT, len(head)), io.BytesIO(head))
@@ -160,7 +162,10 @@ def _head(path: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo | None) -
     value = json.loads(content)
     if isinstance(value, dict) and value.get("schema") != SCHEMA_VERSION:
         raise _damaged(path, f"it has schema {value.get('schema')!r}; this trtforge reads schema {SCHEMA_VERSION}")
-    return from_json(KitInfo, value)
+    info = from_json(KitInfo, value)
+    if info.seal != seal(value):
+        raise _damaged(path, f"{KIT} was changed: its seal is {info.seal[:12]}, the rest digests to {seal(value)[:12]}")
+    return info
 
 
 def _check_safe(path: Path, entry: tarfile.TarInfo) -> None:

@@ -116,7 +116,7 @@ class Manifest:
         """The same manifest with its key and seal computed. Raises ValueError, TypeError for what JSON cannot say."""
         keyed = replace(self, key=engine_key(self.key_inputs))
         as_read_back = json.loads(canonical_json(keyed.to_json()))  # JSON turns 1 into "1" where it is a key
-        return from_json(Manifest, as_read_back | {"seal": _seal(as_read_back)})
+        return from_json(Manifest, as_read_back | {"seal": seal(as_read_back)})
 
 
 def schema() -> dict[str, Any]:
@@ -135,7 +135,7 @@ def read_manifest(path: Path) -> Manifest:
         raise _unreadable(path, f"it has manifest schema {made_by!r}; this trtforge reads schema {SCHEMA_VERSION}")
     try:
         manifest = from_json(Manifest, value)
-        expected = _seal(value)
+        expected = seal(value)
     except (RecordError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
     if manifest.seal != expected or manifest.key != engine_key(manifest.key_inputs):
@@ -177,7 +177,8 @@ def _check_names(manifest: Manifest, path: Path) -> None:
         raise _unreadable(path, f"engine_file {manifest.engine_file!r} is not one of its files")
 
 
-def _seal(value: Mapping[str, Any]) -> str:
+def seal(value: Mapping[str, Any]) -> str:
+    """Digest of every field of a JSON object but `seal` itself: finds edits and damage, is no signature."""
     return sha256_bytes(canonical_json({key: item for key, item in value.items() if key != "seal"}).encode())
 
 
