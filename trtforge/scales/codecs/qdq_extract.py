@@ -166,13 +166,16 @@ class _Reader:
         return name
 
     def _float_name(self, node: NodeProto) -> str:
-        """What the tensor was called before it was quantized: the name without the suffix a quantizer adds."""
+        """What the tensor was called before it was quantized: a name without the suffix a quantizer adds.
+
+        Without any suffix it is the output of the DequantizeLinear itself, as onnxruntime names biases.
+        """
         for name, suffix in ((node.output[0], "_DequantizeLinear_Output"), (node.input[0], "_quantized")):
             original = str(name).removesuffix(suffix)
             if original != name and original not in self._taken:
                 self._taken.add(original)
                 return original
-        return self._fresh(f"{node.output[0]}_float")
+        return str(node.output[0])
 
     def _params(self, node: NodeProto) -> _Params:
         attributes = {attribute.name: attribute.i for attribute in node.attribute}
@@ -226,13 +229,6 @@ class _Reader:
             else:
                 nodes.append(helper.make_node("Identity", [source], [output], name=f"{output}_Identity"))
         return renamed
-
-    def _fresh(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self._taken:
-            name, number = f"{wanted}_{number}", number + 1
-        self._taken.add(name)
-        return name
 
 
 def _is_linear(node: NodeProto) -> bool:
