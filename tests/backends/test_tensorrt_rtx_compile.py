@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from trtforge.backends.base import Backend, CompileRequest, CompileResult, TensorSpec
 from trtforge.backends.tensorrt_rtx_ import environment
-from trtforge.backends.tensorrt_rtx_.backend import TensorRtRtx
+from trtforge.backends.tensorrt_rtx_.backend import TensorRTRtxBackend
 from trtforge.digest import sha256_file
 from trtforge.engines.plan_header import read_header
 from trtforge.errors.backend import (
@@ -98,7 +98,7 @@ def request(model: Model, workdir: Path, target: Target = A100, **fields: Any) -
 
 
 def build(*arguments: Any, **fields: Any) -> CompileResult:
-    return TensorRtRtx().compile(request(*arguments, **fields))
+    return TensorRTRtxBackend().compile(request(*arguments, **fields))
 
 
 class Recorder:
@@ -142,6 +142,7 @@ def test_int8_convolutions_stay_int8(target: Target, tmp_path: Path) -> None:
     report = result.report
     assert (report["int8_convolutions"], report["float_convolutions"]) == (2, 0)
     assert report["expected_int8_convolutions"] == 2
+    assert "2 of 2 convolutions in INT8" in report["summary"]
     assert report["sm"] == target.sm
     assert report["compiler"] == f"TensorRT-RTX {header.version}"
     assert report["plan_sha256"] == sha256_file(plan)
@@ -333,7 +334,7 @@ def test_a_missing_package_is_an_error_with_the_command(tmp_path: Path, monkeypa
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", no_version)
-    backend: Backend = TensorRtRtx()
+    backend: Backend = TensorRTRtxBackend()
     here = backend.availability()
     assert (here.can_compile, here.can_run) == (False, False)
     assert here.next == "pip install 'trtforge[rtx]'"
@@ -345,9 +346,9 @@ def test_a_missing_package_is_an_error_with_the_command(tmp_path: Path, monkeypa
 
 @needs_rtx
 def test_tool_versions_name_all_packages() -> None:
-    found = TensorRtRtx().tool_versions()
+    found = TensorRTRtxBackend().tool_versions()
     assert set(found) == {"tensorrt-rtx-cu12", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu12-libs"}
-    assert TensorRtRtx().availability().can_compile
+    assert TensorRTRtxBackend().availability().can_compile
 
 
 @pytest.mark.rtx

@@ -31,7 +31,7 @@ _NUMPY = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "BOOL": "bo
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
-class TensorRtRtx:
+class TensorRTRtxBackend:
     """NVIDIA's TensorRT-RTX, ahead of time: compiles for a GPU that need not be here."""
 
     name = "tensorrt_rtx"
@@ -241,17 +241,17 @@ def _report(
 ) -> dict[str, Any]:
     weighted = [layer for layer in layers if layer.has_weights]
     convolutions = [layer for layer in weighted if layer.op in ("Conv", "ConvTranspose")]
-    meant = list(count.meant.values())
     return {
+        "summary": _summary(compiled, header, count, convolutions),
         "compiler": f"TensorRT-RTX {compiled.version}",
         "precision": request.engine.precision,
         "sm": request.target.sm,
         "countable": bool(layers),
         "int8_convolutions": count.of("Conv"),
         "float_convolutions": sum(not layer.is_int8 for layer in convolutions),
-        "expected_int8_convolutions": meant.count("Conv"),
+        "expected_int8_convolutions": count.meant_of("Conv"),
         "int8_matrix_products": count.of("Gemm", "MatMul"),
-        "expected_int8_matrix_products": len(meant) - meant.count("Conv"),
+        "expected_int8_matrix_products": count.meant_of("Gemm", "MatMul"),
         "int8_unseen": list(count.unseen),
         "layers": len(layers),
         "warnings": [warning.to_json() for warning in compiled.warnings],
@@ -259,6 +259,23 @@ def _report(
         "plan_bytes": header.declared_size,
         "weights_bytes": header.weights_bytes,
     }
+
+
+def _summary(compiled: Compiled, header: PlanHeader, count: Int8Count, convolutions: list[Layer]) -> str:
+    """The build in one line, for a person."""
+    products = count.meant_of("Gemm", "MatMul")
+    parts = []
+    if count.meant and not (count.kept or count.float_):
+        parts.append("INT8 layers not countable in this version's plans")
+    elif count.meant:
+        parts.append(f"{count.of('Conv')} of {count.meant_of('Conv')} convolutions in INT8")
+        parts += [f"{count.of('Gemm', 'MatMul')} of {products} matrix products in INT8"] if products else []
+    else:
+        parts.append(f"{len(convolutions)} convolutions in floating point")
+    size = (header.declared_size or 0) / 1e6
+    return (
+        f"TensorRT-RTX {compiled.version}: {', '.join(parts)}; plan {size:.1f} MB for SM {', '.join(header.sms or ())}"
+    )
 
 
 def _specs(tensors: Any) -> tuple[TensorSpec, ...]:

@@ -53,6 +53,10 @@ class Int8Count:
         """How many nodes of these operators run in INT8."""
         return sum(self.meant[name] in operators for name in self.kept)
 
+    def meant_of(self, *operators: str) -> int:
+        """How many nodes of these operators should."""
+        return sum(operator in operators for operator in self.meant.values())
+
     @property
     def lost(self) -> list[str]:
         """Nodes that must be INT8 and are not. A matrix product may hide in a fused layer, a convolution never does."""

@@ -7,7 +7,6 @@ executed an engine. Every step checks its return value, because the bindings rep
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cache
 from importlib import import_module
@@ -17,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from trtforge.backends.base import Arrays, TensorSpec
+from trtforge.backends.feeds import check_feeds
 from trtforge.backends.tensorrt_rtx_ import environment
-from trtforge.errors.engine import CannotDeserialize, ExecutionFailed, WrongFeed
+from trtforge.errors.engine import CannotDeserialize, ExecutionFailed
 from trtforge.errors.environment import MissingPackage, NoGpu
 
 
@@ -97,7 +97,7 @@ class RtxSession:
 
         Raises WrongFeed, ExecutionFailed.
         """
-        check_feed(self.inputs, inputs)
+        check_feeds(self.inputs, inputs)
         kinds = self._cuda.copy_kinds
         feeds = {name: np.ascontiguousarray(array) for name, array in inputs.items()}  # alive until the wait below
         results = {spec.name: np.empty(_fixed(spec), spec.dtype) for spec in self.outputs}
@@ -126,26 +126,6 @@ class RtxSession:
             why=" | ".join(part for part in (why, self._log.last_words()) if part) or "the runtime gave no reason",
             next="rebuild it for the GPU and the TensorRT-RTX of this machine: trtforge build RECIPE",
         )
-
-
-def check_feed(specs: tuple[TensorSpec, ...], inputs: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Names, shapes and dtypes must be exactly the engine's. Raises WrongFeed."""
-    wanted = {spec.name: (list(spec.shape), spec.dtype) for spec in specs}
-    given = {name: (list(array.shape), array.dtype.name) for name, array in inputs.items()}
-    if wanted != given:
-        differing = sorted(name for name in wanted | given if wanted.get(name) != given.get(name))
-        raise WrongFeed(
-            "the arrays do not fit the engine's inputs",
-            where=", ".join(differing),
-            why="; ".join(
-                f"{name}: wants {_show(wanted.get(name))}, got {_show(given.get(name))}" for name in differing
-            ),
-            next="give every input of `trtforge inspect ENGINE` in its shape and dtype",
-        )
-
-
-def _show(entry: tuple[list[int | None], str] | tuple[list[int], str] | None) -> str:
-    return "nothing" if entry is None else f"{entry[1]} {entry[0]}"
 
 
 def _fixed(spec: TensorSpec) -> tuple[int, ...]:
