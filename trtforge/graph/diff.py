@@ -42,7 +42,7 @@ class GraphDiff:
     changed: tuple[NodeChange, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-able: the pairs as `{before, after}`, `removed` and `added` as `[{op, output}]`, `changed` with `what`."""
+        """JSON-able: pairs as `{before, after}`, `removed` and `added` as `[{op, output}]`, `changed` with `what`."""
         pairs = ("opset", "inputs", "outputs", "ops", "weights", "weight_bytes")
         result: dict[str, Any] = {
             name: {"before": getattr(self, name)[0], "after": getattr(self, name)[1]} for name in pairs

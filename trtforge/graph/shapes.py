@@ -60,9 +60,11 @@ def infer_in_place(model: Model) -> None:
             why=" ".join(str(error).split()),
             next="check the shapes given for the inputs, then the node named above",
         ) from error
-    for name in ("value_info", "output"):
-        skeleton.graph.ClearField(name)
-        getattr(skeleton.graph, name).extend(getattr(inferred.graph, name))
+    graph = skeleton.graph
+    graph.ClearField("value_info")
+    graph.value_info.extend(inferred.graph.value_info)
+    for stated, found in zip(graph.output, inferred.graph.output, strict=True):
+        stated.CopyFrom(found)
 
 
 def tensor_types(model: Model) -> dict[str, TensorType]:
@@ -138,8 +140,11 @@ def freeze_inputs(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
             del dims[:]
             for size in shapes[value.name]:
                 dims.add(dim_value=size)
-    _forget_open_shapes(skeleton)
+    stated = _forget_open_shapes(skeleton)
     infer_in_place(Model(skeleton, model.folder))
+    for value in skeleton.graph.output:
+        if value.name in stated and value_type(value).shape is None:
+            value.CopyFrom(stated[value.name])  # nothing better is known, and an output must state its rank
     parked.restore(skeleton)
     return Model(skeleton, model.folder)
 
@@ -164,11 +169,17 @@ def _check_fits(name: str, spec: TensorType, shape: tuple[int, ...]) -> None:
         )
 
 
-def _forget_open_shapes(proto: ModelProto) -> None:
-    """Drop stated shapes with symbols: they were made for open inputs and would hide what is now known."""
+def _forget_open_shapes(proto: ModelProto) -> dict[str, ValueInfoProto]:
+    """Drop stated shapes with symbols: they were made for open inputs and would hide what is now known.
+
+    Returns what the graph outputs stated.
+    """
+    outputs: dict[str, ValueInfoProto] = {}
     for value in [*proto.graph.value_info, *proto.graph.output]:
         if value.type.HasField("tensor_type") and not value_type(value).is_static:
+            outputs[value.name] = ValueInfoProto.FromString(value.SerializeToString())
             value.type.tensor_type.ClearField("shape")
+    return outputs
 
 
 def show_shape(shape: Shape | None) -> str:

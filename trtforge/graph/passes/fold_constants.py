@@ -182,7 +182,7 @@ def _replace(graph: GraphProto, folded: set[str], values: dict[str, Any]) -> Non
         name = graph.initializer[position].name
         if name in used_before and name not in used:
             del graph.initializer[position]
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items() if name in used)
     produced = {name for node in kept for name in node.output} | {value.name for value in graph.input}
     for position in range(len(graph.value_info) - 1, -1, -1):
         if graph.value_info[position].name not in produced:

@@ -29,7 +29,8 @@ class Relu6ToRelu(Pass):
                 if _bounds(node, context) == (0.0, 6.0):
                     node.op = "Relu"
                     node.attrs.clear()
-                    del node.inputs[1:]
+                    while len(node.inputs) > 1:
+                        node.inputs.pop()
                     replaced += 1
         if not replaced:
             return PassResult(False, f"none of {count(len(clips), 'Clip node')} has the constant bounds 0 and 6")

@@ -36,7 +36,8 @@ class UpgradeOpset(Pass):
         before = default_opset(model.proto) or 0
         if before >= self.target:
             return PassResult(False, f"the model uses opset {before} already")
-        infer_in_place(model)  # some conversions (Softmax) are simpler where the rank is known
+        if before < 13:
+            infer_in_place(model)  # the conversion of Softmax is simpler where the rank is known
         proto = model.proto
         kept = {name: f"kept{name}" for name in _all_names(proto.graph) if _INVENTED.fullmatch(name)}
         rename_tensors(proto.graph, kept)
