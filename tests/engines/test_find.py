@@ -7,7 +7,7 @@ import pytest
 
 from trtforge.engines.find import find_engine
 from trtforge.engines.store import EngineVersion, Store
-from trtforge.errors.engine import EngineAmbiguous, EngineNotFound
+from trtforge.errors.engine import EngineAmbiguous, EngineNotFound, ManifestUnreadable
 
 Publish = Callable[..., EngineVersion]
 
@@ -77,10 +77,10 @@ def test_ambiguous(stores: Path, reference: str) -> None:
 @pytest.mark.parametrize(
     ("reference", "guess", "listed"),
     [
-        ("host/nte", "host/net/2", "a100/net/1"),
-        ("engines/host/net/9", "net/2", "net/1"),
-        ("host/net/9", "net/2", "net/1"),
-        ("cma", "", "host/cam/1"),
+        ("host/nte", "engines/host/net/2", "a100/net/1"),
+        ("engines/host/net/9", "engines/host/net/2", "net/1"),
+        ("host/net/9", "engines/host/net/2", "net/1"),
+        ("cma", "trtforge build", "host/cam/1"),
     ],
 )
 def test_not_found_lists_what_is_there(stores: Path, reference: str, guess: str, listed: str) -> None:
@@ -94,7 +94,7 @@ def test_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EngineNotFound) as caught:
         find_engine("net")
-    assert caught.value.why == "there is no engine in engines"
+    assert caught.value.why == "no engine is in engines"
     assert "trtforge build" in caught.value.next
 
 
@@ -106,3 +106,9 @@ def test_odd_references_end_in_an_error_of_ours(stores: Path, reference: str) ->
 
     with pytest.raises(TrtforgeError):
         find_engine(reference)
+
+
+def test_a_version_without_its_manifest_says_so(stores: Path) -> None:
+    (stores / "a100" / "net" / "1" / "manifest.json").unlink()
+    with pytest.raises(ManifestUnreadable, match=r"no manifest\.json"):
+        find_engine("engines/a100/net/1")

@@ -243,3 +243,29 @@ def test_no_driver_means_no_compute_capability(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("ctypes.CDLL", missing)
     assert compute_capability() is None
+
+
+class Driver:
+    """Stands for libcuda.so.1: answers the calls that are made, and fails the one named."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.failing = failing
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            if name == self.failing:
+                return 100  # CUDA_ERROR_NO_DEVICE
+            if name == "cuDeviceGetAttribute":
+                out, attribute, _device = arguments
+                out._obj.value = {75: 8, 76: 7}[attribute]
+            return 0
+
+        return call
+
+
+@pytest.mark.parametrize(("failing", "expected"), [("", "8.7"), ("cuInit", None), ("cuDeviceGet", None)])
+def test_compute_capability_is_the_drivers_answer(
+    monkeypatch: pytest.MonkeyPatch, failing: str, expected: str | None
+) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Driver(failing))
+    assert compute_capability() == expected

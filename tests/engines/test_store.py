@@ -69,7 +69,7 @@ def test_get_latest_and_references(store: Store, publish: Publish) -> None:
     assert "net/12" in caught.value.what and "net/11" in caught.value.why
     with pytest.raises(EngineNotFound) as caught:
         store.latest("nett")
-    assert "did you mean net" in caught.value.next
+    assert f"did you mean {store.root}/net?" in caught.value.next
 
 
 def test_a_folder_without_a_manifest_or_with_an_odd_name_is_no_version(store: Store, publish: Publish) -> None:
@@ -168,6 +168,9 @@ def test_store_path_is_a_file(tmp_path: Path, publish: Publish) -> None:
     with pytest.raises(StoreNotAFolder) as caught:
         publish(store)
     assert str(tmp_path / "store") in caught.value.where and "--store" in caught.value.next
+    with pytest.raises(StoreNotAFolder) as caught:
+        Store(tmp_path / "store" / "deeper").engines()
+    assert f"move {tmp_path / 'store'} away" in caught.value.next
     with pytest.raises(StoreNotAFolder):
         store.engines()
     with pytest.raises(StoreNotAFolder), store.build_lock("net"):

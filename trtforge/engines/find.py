@@ -34,6 +34,8 @@ def find_engine(reference: str | Path, *, store_root: Path = DEFAULT_STORES) -> 
             return read_version(path)
         if path.is_dir() and (engines := list(_engines_at(path))):
             return _only(engines, path, path).latest()
+        if path.is_dir() and _VERSION.fullmatch(path.name):
+            return read_version(path)  # which says that the manifest is missing
         return _by_name(path, store_root)
 
 

@@ -50,11 +50,12 @@ def _translated(error: OSError, root: Path, doing: str, needs: int) -> TrtforgeE
             next="build with `--store PATH` into a folder that you can write, or make this one writable",
         )
     if error.errno in _NOT_A_FOLDER:
+        taken = _in_the_way(Path(where))
         return StoreNotAFolder(
-            f"could not {doing}: something that is not a folder is in the way",
+            f"could not {doing}: {taken} is not a folder",
             where=where,
             why=said,
-            next=f"move {where} away, or name another store with `--store PATH`",
+            next=f"move {taken} away, or name another store with `--store PATH`",
         )
     return StoreUnreadable(
         f"could not {doing}", where=where, why=said, next=f"check the file system that holds {root}, then run it again"
@@ -62,20 +63,25 @@ def _translated(error: OSError, root: Path, doing: str, needs: int) -> TrtforgeE
 
 
 def not_found(root: Path, wanted: str, present: Sequence[str]) -> EngineNotFound:
-    """ENG106 with the nearest names and what is there. ``present``: references such as `a100/resnet50/3`."""
-    near = difflib.get_close_matches(wanted, present, n=3, cutoff=0.5)
-    if not present:
-        why = f"there is no engine in {root}"
-    else:
-        shown = ", ".join(present[:12]) + (f" and {len(present) - 12} more" if len(present) > 12 else "")
-        why = f"in {root} there are: {shown}"
-    guess = f"did you mean {' or '.join(near)}? " if near else ""
+    """ENG106 with what is there and the nearest of it. ``present``: paths under ``root``, as `a100/resnet50/3`."""
+    near = [str(root / name) for name in difflib.get_close_matches(wanted, present, n=3, cutoff=0.5)]
+    shown = ", ".join(present[:12]) + (f" and {len(present) - 12} more" if len(present) > 12 else "")
     return EngineNotFound(
         f"no engine {wanted!r}",
         where=str(root),
-        why=why,
-        next=f"{guess}`trtforge build RECIPE` builds one" if not near else f"{guess.strip()}",
+        why=f"in {root} there {'is' if len(present) == 1 else 'are'}: {shown}"
+        if present
+        else f"no engine is in {root}",
+        next=f"did you mean {' or '.join(near)}?" if near else "build one: `trtforge build RECIPE`",
     )
+
+
+def _in_the_way(path: Path) -> Path:
+    """The part of a path that exists and is no folder."""
+    for part in (*reversed(path.parents), path):
+        if part.exists() and not part.is_dir():
+            return part
+    return path
 
 
 def megabytes(size: int) -> str:
