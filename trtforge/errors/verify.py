@@ -36,3 +36,14 @@ class NothingToVerify(TrtforgeError):
 
     code = "VER103"
     title = "no samples to verify with"
+
+
+class ReferenceRefused(TrtforgeError):
+    """onnxruntime could not load the FP32 model that the engine is to be compared with.
+
+    The comparison runs the model as it was given, before any surgery. Usually it holds an operator or an opset that
+    this version of onnxruntime lacks. The message holds onnxruntime's own words.
+    """
+
+    code = "VER104"
+    title = "FP32 reference refused"

@@ -139,7 +139,9 @@ def _choose_form(floating: Model, quantized: Model, request: CompileRequest) -> 
         for form in forms:
             task.note(form.name)
             assert form.slack is not None
-            model, lowering = lower(quantized, floating, request.scales, slack=form.slack, narrow=form.narrow)
+            model, lowering = lower(
+                quantized, floating, request.scales, slack=form.slack, signed_weights=form.signed_weights
+            )
             verdict = check.judge(form.name, model, form.config)
             verdicts.append(verdict)
             task.advance()

@@ -11,25 +11,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trtforge.backends.onnxruntime_.lowering import SignedWeights
 from trtforge.targets.host import HostFacts
 
 _X86 = ("x86_64", "AMD64", "i386", "i686")
 _X86_INT8_DOT: tuple[str, ...] = ("avx512_vnni", "avx_vnni", "amx_int8")
-_EXACT_CONFIG = {"session.disable_quant_qdq": "1"}
-_UNSIGNED_WEIGHTS = {"session.x64quantprecision": "1"}
 
 
 @dataclass(frozen=True)
 class Form:
-    """``slack``: see ``lowering.lower``; None leaves the graph in TensorRT's form. ``config``: session entries.
+    """``slack`` and ``signed_weights``: see ``lowering.lower``; a ``slack`` of None leaves TensorRT's graph as it is.
 
-    ``needs_int8_dot``: right only on a CPU whose kernels sum INT8 products in 32 bits.
+    ``config``: session entries. ``needs_int8_dot``: right only on a CPU whose kernels sum INT8 products in 32 bits.
     """
 
     name: str
     title: str
     slack: float | None
-    narrow: bool = False
+    signed_weights: SignedWeights = "int8"
     needs_int8_dot: bool = False
     config: Mapping[str, str] = field(default_factory=dict)
 
@@ -37,29 +36,26 @@ class Form:
         return {"name": self.name, "title": self.title, "needs_int8_dot": self.needs_int8_dot}
 
 
-EXACT = Form("exact", "Q/DQ simulated in float arithmetic", slack=None, config=_EXACT_CONFIG)
+EXACT = Form("exact", "Q/DQ simulated in float arithmetic", slack=None, config={"session.disable_quant_qdq": "1"})
 """Right on every CPU: onnxruntime's integer fusions are off, weights are dequantized once when loading."""
 
-_REACH = {
-    "integer": ("integers throughout", math.inf),
-    "integer-close": ("integers, sums in float where rounding their inputs would be coarser than rounding them", 1.0),
-    "integer-inner": ("integers where TensorRT's graph has them on both sides", 0.0),
-}
+_REACH = (
+    ("integer", "integers throughout", math.inf),
+    ("integer-close", "integers, but sums in float where an input would be rounded more coarsely than the sum", 1.0),
+    ("integer-inner", "integers where TensorRT's graph has them on both sides", 0.0),
+)
 
 
 def candidates(host: HostFacts) -> list[Form]:
     """Forms whose arithmetic is sound on a CPU, fastest first; the last is :data:`EXACT`."""
-    if not saturates(host):
-        wide = [
-            Form(name, title, slack, needs_int8_dot=host.machine in _X86) for name, (title, slack) in _REACH.items()
-        ]
-        return [*wide, EXACT]
-    narrow = [
-        Form(f"{name}-narrow", f"{title}; 7-bit weights on signed activations", slack, narrow=True)
-        for name, (title, slack) in _REACH.items()
-    ]
-    unsigned = Form("integer-u8u8", "integers throughout, slower u8 x u8 kernels", math.inf, config=_UNSIGNED_WEIGHTS)
-    return [*narrow, unsigned, EXACT]
+    found: list[Form] = []
+    for name, title, slack in _REACH:
+        if saturates(host):
+            found.append(Form(f"{name}-narrow", f"{title}; 7-bit weights on signed activations", slack, "narrow"))
+            found.append(Form(f"{name}-u8", f"{title}; slower u8 x u8 kernels on signed activations", slack, "uint8"))
+        else:
+            found.append(Form(name, title, slack, needs_int8_dot=host.machine in _X86))
+    return [*found, EXACT]
 
 
 def saturates(host: HostFacts) -> bool:

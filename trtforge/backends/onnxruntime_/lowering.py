@@ -11,9 +11,10 @@ or a Relu in front of a signed Q keeps the convolution in float. The rewrite sup
   maximum. TensorRT has no rounding there; ``slack`` bounds how coarse the new step may be against the step of the sum
   that reads it. Where only a Concat or a MaxPool stands between the convolution and a Q, the pair is that Q's own,
   which changes nothing: rounding commutes with choosing and moving values.
-* Where sums of two u8 x s8 products saturate at 16 bits (AVX2 and AVX-512 without VNNI), ``narrow`` keeps weights that
-  meet signed activations within [-64, 64]: 255 * (64 + 64) < 2^15. Activations with zero point 0 stay within [0, 127]
-  up to amax, and 127 * (127 + 127) < 2^15, so their weights keep 8 bits.
+* Where sums of two u8 x s8 products saturate at 16 bits (AVX2 and AVX-512 without VNNI), weights that meet signed
+  activations need care, one of two ways. "narrow": 7 bits, within [-64, 64], as 255 * (64 + 64) < 2^15. "uint8": the
+  same integers shifted to zero point 128, for which the kernels are exact and slower. Activations with zero point 0
+  stay within [0, 127] up to amax, and 127 * (127 + 127) < 2^15, so their weights stay as they are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -35,6 +36,7 @@ from trtforge.scales.codecs.weights import channel_scales, quantize
 from trtforge.scales.table import ScaleTable, TensorRange
 
 NARROW_LIMIT = 64
+SignedWeights = Literal["int8", "narrow", "uint8"]
 _INT32_LIMIT = float(2**31 - 1)
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 _COMMUTES = frozenset({"Concat", "MaxPool", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice"})
@@ -42,12 +44,13 @@ _COMMUTES = frozenset({"Concat", "MaxPool", "Transpose", "Reshape", "Flatten", "
 
 @dataclass
 class LoweringReport:
-    """Counts for the manifest. ``extra_pairs``: convolution outputs that got a Q/DQ pair TensorRT has not."""
+    """Counts for the manifest. ``adapted_weights``: those that meet signed activations and were rewritten for it.
+    ``extra_pairs``: convolution outputs that got a Q/DQ pair where TensorRT's graph has none."""
 
     unsigned: int = 0
     signed: int = 0
     integer_biases: int = 0
-    narrowed_weights: list[str] = field(default_factory=list)
+    adapted_weights: list[str] = field(default_factory=list)
     extra_pairs: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -55,13 +58,13 @@ class LoweringReport:
             "unsigned_activations": self.unsigned,
             "signed_activations": self.signed,
             "integer_biases": self.integer_biases,
-            "narrowed_weights": self.narrowed_weights,
+            "adapted_weights": self.adapted_weights,
             "extra_pairs": self.extra_pairs,
         }
 
 
 def lower(
-    quantized: Model, floating: Model, table: ScaleTable, *, slack: float, narrow: bool
+    quantized: Model, floating: Model, table: ScaleTable, *, slack: float, signed_weights: SignedWeights
 ) -> tuple[Model, LoweringReport]:
     """The graph for onnxruntime's integer kernels; the given models are not changed.
 
@@ -71,14 +74,14 @@ def lower(
         table: ranges of the convolution outputs.
         slack: largest step of an added pair, in steps of the sum that reads it; 0 adds only
             those that change nothing, inf all.
-        narrow: weights that meet signed activations get 7 bits.
+        signed_weights: the form of weights that meet signed activations.
 
     Raises the errors of ``trtforge.graph.weights.read_tensor``.
     """
     skeleton, parked = park(quantized.proto)
     rewriter = _Lowering(Model(skeleton, quantized.folder), parked, floating, table)
     rewriter.unsign_activations()
-    rewriter.quantize_weights_and_biases(narrow)
+    rewriter.quantize_weights_and_biases(signed_weights)
     rewriter.quantize_outputs(slack)
     drop_unused_constants(skeleton)
     parked.restore(skeleton)
@@ -99,7 +102,7 @@ class _Lowering:
         self._nonnegative = nonnegative(self._index)
         self._taken = self._index.names()
         self._added_after: dict[str, list[NodeProto]] = {}
-        self._narrowed: set[str] = set()
+        self._adapted: set[str] = set()
         self.report = LoweringReport()
 
     def unsign_activations(self) -> None:
@@ -113,7 +116,7 @@ class _Lowering:
             for node in [quantizer, *self._index.consumers_of(quantizer.output[0])]:
                 node.input[2] = zero
 
-    def quantize_weights_and_biases(self, narrow: bool) -> None:
+    def quantize_weights_and_biases(self, signed_weights: SignedWeights) -> None:
         new: list[NodeProto] = []
         for node in self._graph.node:
             if node.op_type in ("Conv", "Gemm", "MatMul"):
@@ -121,8 +124,8 @@ class _Lowering:
                 if _dequantizes(activation) and _dequantizes(weight):
                     assert activation is not None
                     assert weight is not None
-                    if narrow and node.input[0] not in self._nonnegative:
-                        self._narrow(node, weight)
+                    if node.input[0] not in self._nonnegative:
+                        self._adapt(node, weight, signed_weights)
                     new += self._integer_bias(node, activation, weight)
             new.append(node)
         self._replace_nodes(new)
@@ -135,21 +138,28 @@ class _Lowering:
             added for node in self._graph.node for added in [node, *self._added_after.get(node.output[0], [])]
         )
 
-    def _narrow(self, node: NodeProto, dequantizer: NodeProto) -> None:
-        """Quantize a weight again, from its float values, to [-NARROW_LIMIT, NARROW_LIMIT]."""
-        name, quantized = self._float_weight(node), self._index.constant(dequantizer.input[0])
-        if name is None or quantized is None or dequantizer.output[0] in self._narrowed:
+    def _adapt(self, node: NodeProto, dequantizer: NodeProto, form: SignedWeights) -> None:
+        """Rewrite the weight of a node whose activation is signed, once for all nodes that read it."""
+        integers = self._index.constant(dequantizer.input[0])
+        name = self._float_weight(node)
+        if form == "int8" or integers is None or name is None or dequantizer.output[0] in self._adapted:
+            return
+        self._adapted.add(dequantizer.output[0])
+        self.report.adapted_weights.append(name)
+        if form == "uint8":
+            shifted = self._read(integers).astype(np.int16) + 128
+            zeros = np.full(self._shape(dequantizer.input[1]), 128, np.uint8)
+            dequantizer.input[0] = self._add(f"{name}_quantized_u8", shifted.astype(np.uint8))
+            dequantizer.input[2] = self._add(f"{name}_zero_point_u8", zeros)
             return
         constant = self._floating_index.constant(name)
         assert constant is not None
         weight = np.asarray(read_tensor(self._floating, constant), np.float32)
-        axis = _axis(dequantizer) if weight.ndim and len(self._index.initializers[dequantizer.input[1]].dims) else None
+        axis = _axis(dequantizer) if self._shape(dequantizer.input[1]) else None
         scales = np.asarray(channel_scales(weight, axis) * np.float32(127 / NARROW_LIMIT), np.float32)
-        integers = np.clip(quantize(weight, scales, axis), -NARROW_LIMIT, NARROW_LIMIT).astype(np.int8)
-        dequantizer.input[0] = self._add(f"{name}_quantized_narrow", integers)
+        narrow = np.clip(quantize(weight, scales, axis), -NARROW_LIMIT, NARROW_LIMIT)
+        dequantizer.input[0] = self._add(f"{name}_quantized_narrow", narrow)
         dequantizer.input[1] = self._add(f"{name}_scale_narrow", scales)
-        self._narrowed.add(dequantizer.output[0])
-        self.report.narrowed_weights.append(name)
 
     def _float_weight(self, node: NodeProto) -> str | None:
         """The float initializer behind this node's weight: the same node of the float graph reads it."""
@@ -166,7 +176,7 @@ class _Lowering:
         scale = self._values(activation.input[1]), self._values(weight.input[1])
         if tensor is None or scale[0] is None or scale[1] is None:
             return []
-        bias = np.asarray(read_tensor(self._model, self._parked.find(tensor)), np.float32)
+        bias = np.asarray(self._read(tensor), np.float32)
         steps = np.asarray(scale[0] * scale[1], np.float32).reshape(-1)
         if bias.ndim != 1 or steps.size not in (1, bias.size) or not (steps > 0).all():
             return []
@@ -265,9 +275,16 @@ class _Lowering:
         return scalar and self._index.constant(node.input[0]) is None
 
     def _values(self, name: str) -> np.ndarray[Any, Any] | None:
-        """A scale of the graph, in its shape; also one this rewrite has added."""
+        """A constant of the graph, also one this rewrite has added."""
         tensor = self._index.constant(name)
-        return None if tensor is None else read_tensor(self._model, self._parked.find(tensor))
+        return None if tensor is None else self._read(tensor)
+
+    def _read(self, tensor: TensorProto) -> np.ndarray[Any, Any]:
+        return read_tensor(self._model, self._parked.find(tensor))
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        tensor = self._index.constant(name)
+        return () if tensor is None else tuple(tensor.dims)
 
     def _add(self, wanted: str, values: np.ndarray[Any, Any]) -> str:
         name = self._fresh(wanted)
