@@ -160,6 +160,25 @@ def test_int8_convolutions_stay_int8(target: Target, tmp_path: Path) -> None:
 
 @pytest.mark.rtx
 @needs_rtx
+def test_a_transposed_convolution_is_float_and_a_dead_one_is_not_missed(tmp_path: Path) -> None:
+    model = graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["a"], name="conv"),
+            helper.make_node("Conv", ["x", "w"], ["unused"], name="dead"),
+            helper.make_node("ConvTranspose", ["a", "v"], ["y"], name="up", strides=[2, 2]),
+        ],
+        {"w": (32, 32, 1, 1), "v": (32, 16, 2, 2)},
+        {"x": [1, 32, 16, 16]},
+        ["y"],
+    )
+    report = build(model, tmp_path, engine=engine(quantize={"conv_transpose": True})).report
+    assert report["int8_convolutions"] == report["expected_int8_convolutions"] == 1
+    assert report["float_convolutions"] == 1
+    assert "1 of 1 convolutions in INT8, 1 convolution in floating point; plan" in report["summary"]
+
+
+@pytest.mark.rtx
+@needs_rtx
 def test_the_same_build_gives_the_same_bytes(tmp_path: Path) -> None:
     model, digests = conv_net(), set()
     for folder in ("a", "b"):

@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from trtforge.cache import cache_dir
 from trtforge.digest import sha256_file
 from trtforge.errors.recipe import DownloadFailed, ModelDigestMismatch
 from trtforge.progress import QUIET, Progress, Task
@@ -24,14 +25,6 @@ CHUNK = 1 << 20
 _BROKEN = (http.client.HTTPException, ConnectionError, TimeoutError)
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept: TRTFORGE_CACHE, else the user's cache folder."""
-    from platformdirs import user_cache_path
-
-    chosen = os.environ.get("TRTFORGE_CACHE")
-    return Path(chosen) if chosen else user_cache_path("trtforge")
-
-
 def download(url: str, sha256: str, *, where: str = "", progress: Progress = QUIET) -> Path:
     """The file of this digest, from the cache or else from ``url``. Safe when several processes ask at once.
 
@@ -43,7 +36,7 @@ def download(url: str, sha256: str, *, where: str = "", progress: Progress = QUI
     from filelock import FileLock
 
     check_url(url, where=where)
-    folder = cache_folder() / "models"
+    folder = cache_dir() / "models"
     final, part = folder / f"{sha256}.onnx", folder / f"{sha256}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ def collect(
         progress,
         checkpoint_every,
     )
-    meter = _Meter(model, chosen, threads)
+    meter = Meter(model, chosen, threads)
     listed = dict(samples.identities()) if checkpoint is not None and checkpoint.exists() else {}
     running = keeper.resume(meter.tensors, listed)
     try:
@@ -105,7 +105,7 @@ def collect(
     return _table(chosen, running, receipt, samples.name)
 
 
-class _Meter:
+class Meter:
     """A session of the measuring graph, opened on the first group."""
 
     def __init__(self, model: Model, chosen: Plan, threads: int | None) -> None:

@@ -50,6 +50,6 @@ def _head(path: Path) -> bytes:
 def _is_own(path: Path) -> bool:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return True  # ScaleTable.load says what is wrong with it
     return isinstance(value, dict) and "format" in value

@@ -239,16 +239,15 @@ def _report(
     layers: list[Layer],
     count: Int8Count,
 ) -> dict[str, Any]:
-    weighted = [layer for layer in layers if layer.has_weights]
-    convolutions = [layer for layer in weighted if layer.op in ("Conv", "ConvTranspose")]
+    in_float = sum(layer.op in ("Conv", "ConvTranspose") and not layer.is_int8 for layer in layers)
     return {
-        "summary": _summary(compiled, header, count, convolutions),
+        "summary": _summary(compiled, header, count, in_float),
         "compiler": f"TensorRT-RTX {compiled.version}",
         "precision": request.engine.precision,
         "sm": request.target.sm,
         "countable": bool(layers),
         "int8_convolutions": count.of("Conv"),
-        "float_convolutions": sum(not layer.is_int8 for layer in convolutions),
+        "float_convolutions": in_float,
         "expected_int8_convolutions": count.meant_of("Conv"),
         "int8_matrix_products": count.of("Gemm", "MatMul"),
         "expected_int8_matrix_products": count.meant_of("Gemm", "MatMul"),
@@ -261,21 +260,19 @@ def _report(
     }
 
 
-def _summary(compiled: Compiled, header: PlanHeader, count: Int8Count, convolutions: list[Layer]) -> str:
+def _summary(compiled: Compiled, header: PlanHeader, count: Int8Count, in_float: int) -> str:
     """The build in one line, for a person."""
-    products = count.meant_of("Gemm", "MatMul")
-    parts = []
-    if count.meant and not (count.kept or count.float_):
-        parts.append("INT8 layers not countable in this version's plans")
-    elif count.meant:
-        parts.append(f"{count.of('Conv')} of {count.meant_of('Conv')} convolutions in INT8")
-        parts += [f"{count.of('Gemm', 'MatMul')} of {products} matrix products in INT8"] if products else []
-    else:
-        parts.append(f"{len(convolutions)} convolutions in floating point")
-    size = (header.declared_size or 0) / 1e6
-    return (
-        f"TensorRT-RTX {compiled.version}: {', '.join(parts)}; plan {size:.1f} MB for SM {', '.join(header.sms or ())}"
-    )
+    parts = [
+        f"{count.of(*operators)} of {meant} {what} in INT8"
+        for what, operators in (("convolutions", ("Conv",)), ("matrix products", ("Gemm", "MatMul")))
+        if (meant := count.meant_of(*operators))
+    ]
+    if len(count.unseen) == len(count.meant) > 0:
+        parts = ["INT8 layers cannot be counted in plans of this version"]
+    if in_float:
+        parts.append(f"{in_float} convolution{'s' if in_float > 1 else ''} in floating point")
+    size = f"plan {(header.declared_size or 0) / 1e6:.1f} MB for SM {', '.join(header.sms or ())}"
+    return f"TensorRT-RTX {compiled.version}: {'; '.join([', '.join(parts), size] if parts else [size])}"
 
 
 def _specs(tensors: Any) -> tuple[TensorSpec, ...]:

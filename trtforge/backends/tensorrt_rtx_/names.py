@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from trtforge.backends.tensorrt_rtx_.ir import Layer
+from trtforge.graph.index import used_names
 
 _UNSAFE = re.compile(r'["\[\]{}\s]')  # the layer list writes names between these
-_INT8_OPS = {"Conv": "Conv", "Gemm": "MatMul", "MatMul": "MatMul"}
+_INT8_OPS = ("Conv", "Gemm", "MatMul")
 
 
 def make_matchable(proto: ModelProto) -> None:
@@ -29,14 +30,24 @@ def int8_nodes(proto: ModelProto) -> dict[str, str]:
     """Node name -> operator, of the nodes that the Q/DQ graph means to run in INT8.
 
     Both data and weights come out of a DequantizeLinear. ConvTranspose is left out: TensorRT-RTX always computes it
-    in floating point.
+    in floating point. So are nodes that no output depends on: the compiler drops them.
     """
     dequantized = {node.output[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
     return {
         node.name: node.op_type
-        for node in proto.graph.node
+        for node in _live(proto)
         if node.op_type in _INT8_OPS and dequantized.issuperset(node.input[:2])
     }
+
+
+def _live(proto: ModelProto) -> list[NodeProto]:
+    """The nodes that an output depends on, in graph order."""
+    needed, live = {value.name for value in proto.graph.output}, []
+    for node in reversed(proto.graph.node):
+        if needed.intersection(node.output):
+            needed.update(used_names(node))
+            live.append(node)
+    return live[::-1]
 
 
 @dataclass(frozen=True)

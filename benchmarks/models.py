@@ -1,0 +1,145 @@
+"""Networks of real size with random weights, built node by node: what benchmarks measure speed and memory on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+class Builder:
+    """Appends nodes and weights to a graph; tensors are named after the node that makes them."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self._random = np.random.default_rng(seed)
+
+    def op(self, op_type: str, *inputs: str, **attributes: object) -> str:
+        output = f"{op_type.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op_type, list(inputs), [output], output, **attributes))
+        return output
+
+    def value(self, array: np.ndarray) -> str:
+        name = f"weight_{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def scalar(self, value: float) -> str:
+        return self.value(np.float32(value).reshape(()))
+
+    def random(self, *shape: int, scale: float) -> str:
+        return self.value(self._random.standard_normal(shape, np.float32) * np.float32(scale))
+
+    def conv(
+        self, x: str, cin: int, cout: int, kernel: int, stride: int = 1, rank: int = 2, transposed: bool = False
+    ) -> str:
+        """Convolution with bias; He-scaled weights keep the activations' size."""
+        fan = cin * kernel**rank / (stride**rank if transposed else 1)
+        shape = (cin, cout) if transposed else (cout, cin)
+        weight = self.random(*shape, *[kernel] * rank, scale=(2.0 / fan) ** 0.5)
+        pad = 0 if transposed else kernel // 2
+        return self.op(
+            "ConvTranspose" if transposed else "Conv",
+            x,
+            weight,
+            self.value(np.zeros(cout, np.float32)),
+            strides=[stride] * rank,
+            pads=[pad] * 2 * rank,
+            kernel_shape=[kernel] * rank,
+        )
+
+    def linear(self, x: str, cin: int, cout: int) -> str:
+        product = self.op("MatMul", x, self.random(cin, cout, scale=cin**-0.5))
+        return self.op("Add", product, self.value(np.zeros(cout, np.float32)))
+
+    def model(self, inputs: dict[str, tuple[int, list[int | str]]], output: str, rank: int) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self.nodes,
+            "benchmark",
+            [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None] * rank)],
+            self.weights,
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def resnet50() -> onnx.ModelProto:
+    """ResNet-50 v1.5 with folded batch normalisation: input [n, 3, 224, 224], 25.6 M parameters."""
+    b = Builder()
+    x = b.op("Relu", b.conv("input", 3, 64, 7, 2))
+    x = b.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    cin = 64
+    for stage, (width, blocks) in enumerate([(64, 3), (128, 4), (256, 6), (512, 3)]):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            y = b.op("Relu", b.conv(x, cin, width, 1))
+            y = b.op("Relu", b.conv(y, width, width, 3, stride))
+            y = b.conv(y, width, 4 * width, 1)
+            skip = b.conv(x, cin, 4 * width, 1, stride) if not block else x
+            x = b.op("Relu", b.op("Add", y, skip))
+            cin = 4 * width
+    x = b.op("Flatten", b.op("GlobalAveragePool", x))
+    x = b.linear(x, cin, 1000)
+    return b.model({"input": (TensorProto.FLOAT, ["n", 3, 224, 224])}, x, 2)
+
+
+def bert_base(layers: int = 12, hidden: int = 768, heads: int = 12, length: int = 128) -> onnx.ModelProto:
+    """BERT encoder as PyTorch exports it: input_ids and attention_mask [n, length] int64; 110 M parameters at 12."""
+    b = Builder()
+    size = hidden // heads
+    words = b.op("Gather", b.random(30522, hidden, scale=0.02), "input_ids")
+    x = _layer_norm(b, b.op("Add", words, b.random(1, length, hidden, scale=0.02)), hidden)
+    mask = b.op("Unsqueeze", b.op("Cast", "attention_mask", to=TensorProto.FLOAT), b.value(np.array([1, 2])))
+    mask = b.op("Mul", b.op("Sub", b.scalar(1.0), mask), b.scalar(-10000.0))
+    split, joined = b.value(np.array([0, 0, heads, size])), b.value(np.array([0, 0, hidden]))
+    for _ in range(layers):
+        q, k, v = (b.op("Reshape", b.linear(x, hidden, hidden), split) for _ in range(3))
+        q, v = (b.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (q, v))
+        k = b.op("Transpose", k, perm=[0, 2, 3, 1])
+        scores = b.op("Add", b.op("Div", b.op("MatMul", q, k), b.scalar(size**0.5)), mask)
+        context = b.op("MatMul", b.op("Softmax", scores, axis=-1), v)
+        context = b.op("Reshape", b.op("Transpose", context, perm=[0, 2, 1, 3]), joined)
+        x = _layer_norm(b, b.op("Add", b.linear(context, hidden, hidden), x), hidden)
+        y = b.linear(x, hidden, 4 * hidden)
+        erf = b.op("Add", b.op("Erf", b.op("Div", y, b.scalar(2**0.5))), b.scalar(1.0))
+        gelu = b.op("Mul", b.op("Mul", y, erf), b.scalar(0.5))
+        x = _layer_norm(b, b.op("Add", b.linear(gelu, 4 * hidden, hidden), x), hidden)
+    inputs = {name: (TensorProto.INT64, ["n", length]) for name in ("input_ids", "attention_mask")}
+    return b.model(inputs, b.linear(x, hidden, 2), 3)
+
+
+def unet3d(channels: tuple[int, ...] = (32, 64, 128, 256, 320, 320)) -> onnx.ModelProto:
+    """The 3D-UNet of MLPerf's shape: [n, 1, d, h, w], InstanceNorm + ReLU, 3 classes; 31 M parameters."""
+    b = Builder()
+
+    def block(x: str, cin: int, cout: int, stride: int = 1) -> str:
+        for _ in range(2):
+            x = b.conv(x, cin, cout, 3, stride, rank=3)
+            scale, bias = b.value(np.ones(cout, np.float32)), b.value(np.zeros(cout, np.float32))
+            x = b.op("Relu", b.op("InstanceNormalization", x, scale, bias))
+            cin, stride = cout, 1
+        return x
+
+    x, skips, cin = "input", [], 1
+    for level, width in enumerate(channels):
+        x = block(x, cin, width, 2 if level else 1)
+        skips.append(x)
+        cin = width
+    for width, skip in zip(channels[-2::-1], skips[-2::-1], strict=True):
+        x = b.op("Concat", b.conv(x, cin, width, 2, 2, rank=3, transposed=True), skip, axis=1)
+        x = block(x, 2 * width, width)
+        cin = width
+    return b.model({"input": (TensorProto.FLOAT, ["n", 1, "d", "h", "w"])}, b.conv(x, cin, 3, 1, rank=3), 5)
+
+
+def save_external(model: onnx.ModelProto, path: Path) -> None:
+    """The graph in ``path``, every weight in ``<path>.data``."""
+    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+
+
+def _layer_norm(b: Builder, x: str, hidden: int) -> str:
+    scale, bias = b.value(np.ones(hidden, np.float32)), b.value(np.zeros(hidden, np.float32))
+    return b.op("LayerNormalization", x, scale, bias, axis=-1)
