@@ -40,7 +40,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git lfs pull"),
         (b"<!DOCTYPE html><p>404", "HTML"),
-        (gzip.compress(b"model"), "gzip"),
+        (gzip.compress(b"model", mtime=0), "gzip"),
         (b"ftrt" + bytes(50), "TensorRT engine"),
         (bytes(100), "zero bytes"),
         (b"\x08\x08", "with nodes"),
