@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnx.parser
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -217,6 +219,34 @@ def test_a_published_file_that_is_no_such_plan(
     with pytest.raises(expected) as caught:
         open_engine(version.path)
     assert caught.value.why and caught.value.next
+
+
+@pytest.mark.rtx
+def test_a_real_plan_on_this_machine(store: Store, publish: Publish, tmp_path: Path) -> None:
+    """Compiled for SM 8.0 here: sound to inspect, refused on SM 8.6, and on a machine with no GPU said so."""
+    from trtforge.backends.registry import get
+    from trtforge.backends.tensorrt_rtx_ import environment
+    from trtforge.backends.tensorrt_rtx_.job import CompileJob, run
+    from trtforge.progress import QUIET
+
+    if missing := environment.missing():
+        pytest.skip(f"TensorRT-RTX is not installed: {', '.join(missing)}")
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[1, 8] x) => (float[1, 8] y) { y = Abs(x) }"""
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    run(CompileJob(tmp_path / "net.onnx", tmp_path / "net.plan", ("SM80",), 1 << 30, "t"), timeout=300, progress=QUIET)
+    version = publish(store, content=(tmp_path / "net.plan").read_bytes(), **A100)
+    assert open_engine(version.path) == version
+    installed = replace(WORKS, version=environment.versions()["tensorrt-rtx-cu12"])
+    assert open_engine(version.path, here=machine("8.0", tensorrt_rtx=installed)) == version
+    with pytest.raises(ForeignGpu):
+        open_engine(version.path, here=machine("8.6", tensorrt_rtx=installed))
+    here = this_machine([get("tensorrt_rtx")])
+    if here.sm is None:
+        with pytest.raises(BackendUnavailable):
+            open_engine(version.path, here=here)
 
 
 # This machine

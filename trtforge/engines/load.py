@@ -80,7 +80,7 @@ def _check_file(path: Path, record: FileRecord) -> None:
 def check_header(version: EngineVersion) -> PlanHeader | None:
     """A plan's header is sound and says what the manifest says; None for engines that are no plans.
 
-    Raises ENG104, ENG114 and ENG2xx.
+    Raises ENG104, ENG113 and ENG2xx.
     """
     manifest, where = version.manifest, str(version.engine_file)
     if manifest.platform != "tensorrt_plan":
@@ -100,7 +100,7 @@ def check_header(version: EngineVersion) -> PlanHeader | None:
 
 
 def check_machine(version: EngineVersion, header: PlanHeader | None, here: Machine) -> None:
-    """The engine runs on this machine. Raises ENG112, ENG113, ENG205, ENG206."""
+    """The engine runs on this machine. Raises ENG112, ENG114, ENG205, ENG206."""
     manifest, where = version.manifest, str(version.path)
     backend = here.backends.get(manifest.backend)
     if header is not None:

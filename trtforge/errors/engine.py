@@ -150,7 +150,7 @@ class WrongCpu(TrtforgeError):
     with VNNI instructions can saturate silently without them. Build the recipe on this machine.
     """
 
-    code = "ENG113"
+    code = "ENG114"
     title = "engine was built for another CPU"
 
 
@@ -161,7 +161,7 @@ class HeaderContradictsManifest(TrtforgeError):
     Build the engine again.
     """
 
-    code = "ENG114"
+    code = "ENG113"
     title = "engine header contradicts manifest"
 
 
