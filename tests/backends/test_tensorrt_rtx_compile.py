@@ -16,7 +16,7 @@ import onnx.version_converter
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from trtforge.backends.base import Backend, CompileRequest, CompileResult, TensorSpec
+from trtforge.backends.base import CompileRequest, CompileResult, TensorSpec
 from trtforge.backends.tensorrt_rtx_ import environment
 from trtforge.backends.tensorrt_rtx_.backend import TensorRTRtxBackend
 from trtforge.digest import sha256_file
@@ -29,7 +29,7 @@ from trtforge.errors.backend import (
     RtxRequestRefused,
     SmNotSupported,
 )
-from trtforge.errors.environment import MissingPackage
+from trtforge.graph.io import load
 from trtforge.graph.model import Model
 from trtforge.recipe.models import Engine
 from trtforge.scales.table import ScaleTable, TensorRange
@@ -266,6 +266,24 @@ def test_fp32_and_fp16(tmp_path: Path) -> None:
 
 @pytest.mark.rtx
 @needs_rtx
+@pytest.mark.parametrize("precision", ["int8", "fp16", "fp32"])
+def test_weights_in_a_file_beside_the_model(precision: str, tmp_path: Path) -> None:
+    model, folder = conv_net(), tmp_path / "model"
+    folder.mkdir()
+    on_disk = onnx.ModelProto()
+    on_disk.CopyFrom(model.proto)  # saving changes what it is given
+    onnx.save(on_disk, folder / "net.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    loaded = load(folder / "net.onnx")
+    assert loaded.folder is not None
+    inline, external = tmp_path / "inline", tmp_path / "external"
+    for where, source in ((inline, model), (external, loaded)):
+        where.mkdir()
+        build(source, where, engine=engine(precision))
+    assert (inline / "model.plan").read_bytes() == (external / "model.plan").read_bytes()
+
+
+@pytest.mark.rtx
+@needs_rtx
 def test_fp32_3d_on_turing_is_explained(tmp_path: Path) -> None:
     model = graph(
         [helper.make_node("Conv", ["x", "w"], ["y"], name="conv3d")],
@@ -346,28 +364,6 @@ def test_what_this_compiler_lacks_is_refused_before_compiling(
 def test_int8_without_scales_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RtxRequestRefused, match="no scales"):
         build(conv_net(), tmp_path, scales=None)
-
-
-def test_a_missing_package_is_an_error_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_version(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", no_version)
-    backend: Backend = TensorRTRtxBackend()
-    here = backend.availability()
-    assert (here.can_compile, here.can_run) == (False, False)
-    assert here.next == "pip install 'trtforge[rtx]'"
-    assert backend.tool_versions() == {}
-    with pytest.raises(MissingPackage) as caught:
-        build(conv_net(), tmp_path)
-    assert caught.value.next == here.next
-
-
-@needs_rtx
-def test_tool_versions_name_all_packages() -> None:
-    found = TensorRTRtxBackend().tool_versions()
-    assert set(found) == {"tensorrt-rtx-cu12", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu12-libs"}
-    assert TensorRTRtxBackend().availability().can_compile
 
 
 @pytest.mark.rtx

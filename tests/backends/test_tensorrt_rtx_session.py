@@ -8,11 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnx.parser
 import pytest
+from onnx.reference import ReferenceEvaluator
 
+from trtforge.backends.base import CompileRequest
 from trtforge.backends.tensorrt_rtx_ import environment, session
-from trtforge.backends.tensorrt_rtx_.backend import TensorRTRtxBackend
+from trtforge.backends.tensorrt_rtx_.backend import COMPUTE_CAPABILITIES, TensorRTRtxBackend
+from trtforge.engines.machine import compute_capability
 from trtforge.errors.environment import NoGpu
+from trtforge.graph.model import Model
+from trtforge.recipe.models import Engine
+from trtforge.targets.model import Target
 
 needs_rtx = pytest.mark.skipif(bool(environment.missing()), reason="TensorRT-RTX is not installed (extra `rtx`)")
 
@@ -61,3 +70,37 @@ def test_cuda_calls_exist() -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
     for name in set(re.findall(r'call\(\s*"(\w+)"|call, "(\w+)"', inspect.getsource(session))):
         assert hasattr(runtime, "".join(name))
+
+
+@pytest.mark.gpu
+@pytest.mark.rtx
+@needs_rtx
+@pytest.mark.skipif(bool(environment.driver_problem()), reason=environment.driver_problem() or "-")
+@pytest.mark.skipif(environment.cuda_version() is None, reason="cuda-bindings is not installed")
+def test_a_real_engine_runs_as_onnx_says(tmp_path: Path) -> None:
+    """On a machine with a GPU that TensorRT-RTX knows: build for it, run there, compare with ONNX's reference."""
+    sm = compute_capability()
+    if sm not in COMPUTE_CAPABILITIES:
+        pytest.skip(f"TensorRT-RTX does not compile for SM {sm}")
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[2, 8] x, float[2, 8] z) => (float[2, 8] y, float[2, 8] s)
+        { a = Mul(x, z)  y = Tanh(a)  s = Sub(x, z) }"""
+    )
+    recipe = Engine.model_validate(
+        {
+            "model": {"onnx": "net.onnx"},
+            "inputs": {name: {"shape": [2, 8]} for name in ("x", "z")},
+            "precision": "fp32",
+        }
+    )
+    backend = TensorRTRtxBackend()
+    backend.compile(CompileRequest(Model(proto), None, recipe, Target("gpu", "GPU", "discrete", sm=sm), tmp_path))
+    engine = backend.load(tmp_path, {})
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        feeds = {name: rng.normal(size=(2, 8)).astype(np.float32) for name in ("x", "z")}
+        want = dict(zip(("y", "s"), ReferenceEvaluator(proto).run(None, feeds), strict=True))
+        got = engine.run(feeds)
+        for name, values in want.items():
+            np.testing.assert_allclose(got[name], values, rtol=1e-5, atol=1e-5)

@@ -239,15 +239,14 @@ def _report(
     layers: list[Layer],
     count: Int8Count,
 ) -> dict[str, Any]:
-    in_float = sum(layer.op in ("Conv", "ConvTranspose") and not layer.is_int8 for layer in layers)
     return {
-        "summary": _summary(compiled, header, count, in_float),
+        "summary": _summary(compiled, header, count, layers),
         "compiler": f"TensorRT-RTX {compiled.version}",
         "precision": request.engine.precision,
         "sm": request.target.sm,
         "countable": bool(layers),
         "int8_convolutions": count.of("Conv"),
-        "float_convolutions": in_float,
+        "float_convolutions": _float_convolutions(layers),
         "expected_int8_convolutions": count.meant_of("Conv"),
         "int8_matrix_products": count.of("Gemm", "MatMul"),
         "expected_int8_matrix_products": count.meant_of("Gemm", "MatMul"),
@@ -260,16 +259,20 @@ def _report(
     }
 
 
-def _summary(compiled: Compiled, header: PlanHeader, count: Int8Count, in_float: int) -> str:
+def _float_convolutions(layers: list[Layer]) -> int:
+    return sum(layer.op in ("Conv", "ConvTranspose") and not layer.is_int8 for layer in layers)
+
+
+def _summary(compiled: Compiled, header: PlanHeader, count: Int8Count, layers: list[Layer]) -> str:
     """The build in one line, for a person."""
     parts = [
         f"{count.of(*operators)} of {meant} {what} in INT8"
         for what, operators in (("convolutions", ("Conv",)), ("matrix products", ("Gemm", "MatMul")))
         if (meant := count.meant_of(*operators))
     ]
-    if len(count.unseen) == len(count.meant) > 0:
+    if count.meant and not layers:
         parts = ["INT8 layers cannot be counted in plans of this version"]
-    if in_float:
+    if in_float := _float_convolutions(layers):
         parts.append(f"{in_float} convolution{'s' if in_float > 1 else ''} in floating point")
     size = f"plan {(header.declared_size or 0) / 1e6:.1f} MB for SM {', '.join(header.sms or ())}"
     return f"TensorRT-RTX {compiled.version}: {'; '.join([', '.join(parts), size] if parts else [size])}"
