@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+from trtforge.scales.codecs.trt_cache import CalibrationCache
 from trtforge.scales.diff import diff
 from trtforge.scales.table import Receipt, ScaleTable, TensorRange
 
@@ -16,7 +17,7 @@ def table(**amax: float) -> ScaleTable:
 def test_equal_tables() -> None:
     result = diff(table(a=1.0, b=2.0), table(b=2.0, a=1.0))
     assert result.same and result.equal == 2 and result.median_ratio == 1.0
-    assert "all ranges equal" in result.to_text()
+    assert "all scales equal" in result.to_text()
 
 
 def test_largest_differences_first() -> None:
@@ -45,3 +46,10 @@ def test_receipts_are_compared() -> None:
     assert diff(with_receipt("g"), with_receipt("h")).receipts == ("model graph",)
     assert "receipts differ in model graph" in diff(with_receipt("g"), with_receipt("h")).to_text()
     assert len(diff(with_receipt("g"), table(a=1.0)).receipts) == 1
+
+
+def test_a_table_equals_what_its_cache_gives_back() -> None:
+    original = table(a=0.1, b=7.3, c=1e-9)
+    cache = CalibrationCache.from_table(original, tensorrt="8.6.2")
+    assert cache.to_table().ranges["a"].amax != original.ranges["a"].amax
+    assert diff(original, cache.to_table()).same

@@ -12,7 +12,7 @@ from trtforge.scales.table import ScaleTable
 
 @dataclass(frozen=True)
 class RangeChange:
-    """One tensor whose amax differs. ``ratio``: b / a, infinite when only a is zero."""
+    """One tensor whose scale differs. ``ratio``: amax b / a, infinite when only a is zero."""
 
     name: str
     amax_a: float
@@ -30,7 +30,11 @@ class RangeChange:
 
 @dataclass(frozen=True)
 class ScalesDiff:
-    """``changed``: largest difference first. ``equal``: how many shared tensors have the very same amax."""
+    """``changed``: largest difference first. ``equal``: how many shared tensors have the very same float32 scale.
+
+    The scale is what every target gets; an amax that went through a cache may differ from the original in bits that
+    no scale shows.
+    """
 
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
@@ -40,7 +44,7 @@ class ScalesDiff:
 
     @property
     def same(self) -> bool:
-        """No range differs; receipts may."""
+        """No scale differs; receipts may."""
         return not (self.only_a or self.only_b or self.changed)
 
     @property
@@ -67,7 +71,7 @@ class ScalesDiff:
     def to_text(self, limit: int = 20) -> str:
         """A few readable lines; at most ``limit`` tensors of each kind are named."""
         if self.same:
-            lines = [f"{self.equal} tensors, all ranges equal"]
+            lines = [f"{self.equal} tensors, all scales equal"]
         else:
             lines = [
                 f"{self.equal} equal, {len(self.changed)} different, "
@@ -87,7 +91,7 @@ def diff(a: ScaleTable, b: ScaleTable) -> ScalesDiff:
     changed = [
         RangeChange(name, a.ranges[name].amax, b.ranges[name].amax)
         for name in shared
-        if a.ranges[name].amax != b.ranges[name].amax
+        if a.ranges[name].scale != b.ranges[name].scale
     ]
     return ScalesDiff(
         only_a=tuple(sorted(a.ranges.keys() - b.ranges.keys())),
