@@ -199,6 +199,18 @@ class NothingToCalibrate(TrtforgeError):
     title = "nothing to calibrate"
 
 
+class FusedNameWrong(TrtforgeError):
+    """The quick, fused calibration gave a tensor a range that a plain run does not confirm.
+
+    Fusion renames tensors, and trtforge works the original names out again, then proves them on the first samples. This
+    version of onnxruntime fuses in a way that was not foreseen. Calibrate without `fused`, which needs no such
+    guess, and report the model's operators around the named tensor.
+    """
+
+    code = "CAL125"
+    title = "fused tensor could not be named"
+
+
 # -- scales: tables, codecs, Q/DQ (CAL2xx) -------------------------------------------------------------------------
 
 

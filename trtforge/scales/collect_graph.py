@@ -32,11 +32,18 @@ _AXES = f"{_PREFIX}axes"
 
 @dataclass(frozen=True)
 class Activation:
-    """A float tensor that depends on the graph's inputs. ``rank``: None when it is 0 or unknown."""
+    """A float tensor that depends on the graph's inputs.
+
+    ``rank``: None when it is 0 or unknown. ``channels``: size of axis 1 when fixed. ``source``: the tensor that
+    holds its values in the measuring graph. ``unpad``: that one is in blocks of channels filled up with zeros.
+    """
 
     name: str
     dtype: str
     rank: int | None
+    channels: int | None
+    source: str
+    unpad: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,17 +68,23 @@ def plan(model: Model) -> Plan:
             where=f"graph {model.proto.graph.name!r}",
             next="calibrate the float model, before it is quantized",
         )
-    derived: dict[str, tuple[list[str], Rule]] = {}
-    for node in model.proto.graph.node:
-        found = derivation(node, index)
-        if found and node.output[0] in activations and all(source in activations for source in found[0]):
-            derived[node.output[0]] = found
+    derived = derivable(index, set(activations))
     measured = tuple(item for name, item in activations.items() if name not in derived)
     inputs = {
         value.name: (value.type, tuple(size if isinstance(size, int) else None for size in value.shape))
         for value in session.get_inputs()
     }
     return Plan(measured, derived, tuple(_hidden_floats(model)), inputs)
+
+
+def derivable(index: Index, known: set[str]) -> dict[str, tuple[list[str], Rule]]:
+    """The tensors whose range follows from those in ``known``, in graph order; see ``trtforge.scales.derive``."""
+    derived: dict[str, tuple[list[str], Rule]] = {}
+    for node in index.graph.node:
+        found = derivation(node, index)
+        if found and all(source in known or source in derived for source in found[0]):
+            derived[node.output[0]] = found
+    return derived
 
 
 def measuring_model(model: Model, measured: Sequence[Activation], exact: frozenset[str] = frozenset()) -> ModelProto:
@@ -87,11 +100,11 @@ def measuring_model(model: Model, measured: Sequence[Activation], exact: frozens
     edited.CopyFrom(model.proto)
     graph = edited.graph
     modern = (default_opset(edited) or 0) >= 13
-    behind = {item.name: _Reductions(item, exact=item.name in exact, modern=modern) for item in measured}
+    behind = {item.source: _Reductions(item, exact=item.name in exact, modern=modern) for item in measured}
     _rewrite_nodes(graph, model.proto.graph, behind)
     del graph.output[:]
     for number, group in enumerate(grouped(measured)):
-        parts = [behind[item.name].results[kind] for kind in range(3) for item in group]
+        parts = [behind[item.source].results[kind] for kind in range(3) for item in group]
         graph.node.append(helper.make_node("Concat", parts, [f"{_PREFIX}{number}"], axis=0))
         graph.output.append(onnx.ValueInfoProto(name=f"{_PREFIX}{number}"))
     if any(item.rank is None for item in measured) and modern:
@@ -140,7 +153,10 @@ class _Reductions:
         self.nodes: list[NodeProto] = []
         self._item = item
         self._modern = modern
-        source = item.name
+        source = item.source
+        if item.unpad:
+            reorder = {"domain": "com.microsoft.nchwc", "channels": item.channels}
+            source = self._add("ReorderOutput", [source], "unpadded", **reorder)
         if item.dtype in ("float16", "bfloat16"):  # onnxruntime reduces float and double
             source = self._add("Cast", [source], "cast", to=TensorProto.FLOAT)
         self.results = [self._reduce("ReduceMin", source), self._reduce("ReduceMax", source)]
@@ -196,11 +212,13 @@ def _activations(session: Any, index: Index) -> dict[str, Activation]:
         if not reached.isdisjoint(used_names(node)):
             dependent += [name for name in node.output if name]
             reached.update(node.output)
-    return {
-        name: Activation(name, _FLOATS[types[name].type], len(types[name].shape or ()) or None)
-        for name in dependent
-        if types[name].type in _FLOATS
-    }
+    return {name: _activation(types[name]) for name in dependent if types[name].type in _FLOATS}
+
+
+def _activation(value: Any) -> Activation:
+    shape = value.shape or ()
+    channels = shape[1] if len(shape) > 1 and isinstance(shape[1], int) else None
+    return Activation(value.name, _FLOATS[value.type], len(shape) or None, channels, value.name)
 
 
 def _hidden_floats(model: Model) -> Iterator[str]:
