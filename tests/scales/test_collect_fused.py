@@ -61,7 +61,9 @@ def network(channels: int) -> Model:
     for number in range(1, 5):
         inputs = 3 if number == 1 else channels
         weight = random.standard_normal((channels, inputs, 3, 3)).astype(np.float32) / inputs**0.5
-        bias = random.standard_normal(channels).astype(np.float32) + 2.0  # zeros of the padding would show
+        bias = random.standard_normal(channels).astype(np.float32)
+        if number == 1:
+            bias += 50.0  # all of r1 is far above zero, so that zeros of the padding would show
         proto.graph.initializer.append(numpy_helper.from_array(weight, f"w{number}"))
         proto.graph.initializer.append(numpy_helper.from_array(bias, f"b{number}"))
     return Model(proto)
