@@ -1,8 +1,8 @@
 """The compiler's own process: ``python -m trtforge.backends.tensorrt_rtx_.child JOB.json EVENT_FD``.
 
 It parses, builds, writes the plan, and reports events as JSON lines on the descriptor it is given; whatever the
-compiler prints by itself stays on stderr. It is a process because the parser can abort; it exits 0 only after a
-``done`` event, 1 after a ``failed`` one.
+compiler prints by itself stays on stderr. It is a process because the parser can abort. The ``done`` event comes when
+the plan is whole on disk; a ``failed`` one says at which stage.
 """
 
 from __future__ import annotations

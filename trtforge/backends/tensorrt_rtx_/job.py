@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from trtforge.backends.tensorrt_rtx_ import environment
 from trtforge.backends.tensorrt_rtx_.messages import Folded, Folder, Meaning, explain
@@ -26,6 +26,7 @@ from trtforge.errors.backend import (
     ParserRefused,
     SmNotSupported,
 )
+from trtforge.errors.base import TrtforgeError
 from trtforge.errors.environment import MissingPackage
 from trtforge.progress import Progress, Task
 
@@ -108,13 +109,13 @@ def run(job: CompileJob, *, timeout: float, progress: Progress) -> Compiled:
     with progress.task(job.label, None) as task, printed.open("wb") as stderr:
         conversation = _Conversation(task)
         with _process(description, stderr) as (process, events):
-            finished = _listen(events, conversation, time.monotonic() + timeout)
-            code = process.wait() if finished else None
+            deadline = time.monotonic() + timeout
+            code = _wait(process, deadline) if _listen(events, conversation, deadline) else None
+    if conversation.done is not None:  # the plan is written; how the process ended after that does not matter
+        return _compiled(conversation.done, conversation.folder.warnings)
     if code is None:
-        _raise_timeout(job, timeout, conversation)
-    if conversation.done is None:
-        conversation.raise_failure(job, code, _tail(printed))
-    return _compiled(conversation.done, conversation.folder.warnings)
+        raise _timed_out(job, timeout, conversation)
+    raise conversation.failure(job, code, _tail(printed))
 
 
 @contextmanager
@@ -143,6 +144,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], deadline: float) -> int | None:
+    try:
+        return process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _listen(events: int, conversation: _Conversation, deadline: float) -> bool:
@@ -203,10 +211,10 @@ class _Conversation:
         elif severity in ("ERROR", "INTERNAL_ERROR"):
             self._errors.append(message)
 
-    def raise_failure(self, job: CompileJob, code: int, printed: list[str]) -> NoReturn:
+    def failure(self, job: CompileJob, code: int, printed: list[str]) -> TrtforgeError:
         """The error that fits what was heard, and how the process ended."""
         if self._failed is None:
-            raise CompilerDied(
+            return CompilerDied(
                 f"the TensorRT-RTX compiler ended by {_ending(code)} while {self.phase!r}",
                 where=job.label,
                 why=" | ".join([*self._last, *printed][-_LAST_LINES:]) or "it wrote nothing before",
@@ -214,19 +222,19 @@ class _Conversation:
             )
         stage, message = self._failed["stage"], self._failed["message"]
         if stage == "import":
-            raise MissingPackage(
+            return MissingPackage(
                 "TensorRT-RTX cannot be imported", why=message, next=environment.INSTALL + " --force-reinstall"
             )
         if stage == "capability":
-            raise SmNotSupported(
+            return SmNotSupported(
                 f"TensorRT-RTX does not compile for {', '.join(job.compute_capabilities)}",
                 why=message,
                 next="choose another target: trtforge targets",
             )
         if stage == "parse":
-            raise self._parser_refused(self._failed["problems"])
+            return self._parser_refused(self._failed["problems"])
         words = " | ".join(self._errors) or "the compiler gave no reason"
-        raise CompilerRefused(
+        return CompilerRefused(
             "TensorRT-RTX could not compile the graph",
             where=f"{job.label}, while {self.phase!r}",
             why=_in_plain_words(words),
@@ -269,8 +277,8 @@ def _after_death(code: int) -> str:
     return "see the last lines above; `trtforge surgery RECIPE --out graph.onnx` writes the graph to report it with"
 
 
-def _raise_timeout(job: CompileJob, timeout: float, conversation: _Conversation) -> NoReturn:
-    raise CompilerTimeout(
+def _timed_out(job: CompileJob, timeout: float, conversation: _Conversation) -> CompilerTimeout:
+    return CompilerTimeout(
         f"the TensorRT-RTX compiler did not finish within {timeout:g} s and was ended",
         where=f"{job.label}, while {conversation.phase!r}",
         why=f"the limit is {TIMEOUT_VARIABLE}, {timeout:g} s",
