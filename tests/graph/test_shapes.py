@@ -96,3 +96,20 @@ def test_custom_operators_stop_inference_and_raise_nothing(parse) -> None:
     types = shapes.tensor_types(shapes.infer_shapes(model))
     assert types["a"].shape == (2,)
     assert "b" not in types
+
+
+def test_shapes_left_from_another_size_do_not_hinder(parse) -> None:
+    model = parse("""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[n, 4] x) => (float[1, 4] y) <float[1, 4] a> { a = Relu(x)  y = Neg(a) }
+    """)
+    types = shapes.tensor_types(shapes.freeze_inputs(model, {"x": (2, 4)}))
+    assert types["a"].shape == types["y"].shape == (2, 4)
+
+
+def test_outputs_of_custom_operators_keep_what_they_state(parse) -> None:
+    model = parse("""
+        <ir_version: 8, opset_import: ["": 17, "mine": 1]>
+        g (float[n, 4] x) => (float[m, 4] y) { y = mine.Magic(x) }
+    """)
+    assert shapes.output_specs(shapes.freeze_inputs(model, {"x": (2, 4)}))["y"].shape == ("m", 4)

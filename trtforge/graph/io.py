@@ -37,7 +37,6 @@ from trtforge.graph.weights import (
     park,
     resolve_location,
     too_short,
-    walk_tensors,
 )
 
 INLINE_LIMIT = 1_900_000_000
@@ -239,7 +238,7 @@ def _externalize(proto: ModelProto, path: Path) -> ModelProto:
     skeleton, parked = park(proto)
     target = _free_name(path.parent / f"{path.name}.data")
     with atomic_open(target) as stream:
-        for tensor in walk_tensors(skeleton.graph):
+        for tensor in skeleton.graph.initializer:
             original = parked.find(tensor)
             if original is tensor:
                 continue
@@ -250,6 +249,7 @@ def _externalize(proto: ModelProto, path: Path) -> ModelProto:
             tensor.ClearField("external_data")
             for key, value in (("location", target.name), ("offset", str(offset)), ("length", str(len(data)))):
                 tensor.external_data.add(key=key, value=value)
+    parked.restore(skeleton)  # what is left sits in attributes, where engines do not look for external data
     return skeleton
 
 

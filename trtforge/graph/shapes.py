@@ -140,8 +140,12 @@ def freeze_inputs(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
             del dims[:]
             for size in shapes[value.name]:
                 dims.add(dim_value=size)
-    stated = _forget_open_shapes(skeleton)
-    infer_in_place(Model(skeleton, model.folder))
+    stated = _forget_shapes(skeleton, keep_static=True)
+    try:
+        infer_in_place(Model(skeleton, model.folder))
+    except InvalidGraph:  # perhaps only of stated shapes, which exporters leave behind for another input size
+        stated.update(_forget_shapes(skeleton, keep_static=False))
+        infer_in_place(Model(skeleton, model.folder))
     for value in skeleton.graph.output:
         if value.name in stated and value_type(value).shape is None:
             value.CopyFrom(stated[value.name])  # nothing better is known, and an output must state its rank
@@ -169,17 +173,17 @@ def _check_fits(name: str, spec: TensorType, shape: tuple[int, ...]) -> None:
         )
 
 
-def _forget_open_shapes(proto: ModelProto) -> dict[str, ValueInfoProto]:
-    """Drop stated shapes with symbols: they were made for open inputs and would hide what is now known.
+def _forget_shapes(proto: ModelProto, *, keep_static: bool) -> dict[str, ValueInfoProto]:
+    """Drop stated shapes: those with symbols were made for open inputs and would hide what is now known.
 
-    Returns what the graph outputs stated.
+    Returns what was stated.
     """
-    outputs: dict[str, ValueInfoProto] = {}
+    dropped: dict[str, ValueInfoProto] = {}
     for value in [*proto.graph.value_info, *proto.graph.output]:
-        if value.type.HasField("tensor_type") and not value_type(value).is_static:
-            outputs[value.name] = ValueInfoProto.FromString(value.SerializeToString())
+        if value.type.tensor_type.HasField("shape") and not (keep_static and value_type(value).is_static):
+            dropped[value.name] = ValueInfoProto.FromString(value.SerializeToString())
             value.type.tensor_type.ClearField("shape")
-    return outputs
+    return dropped
 
 
 def show_shape(shape: Shape | None) -> str:

@@ -219,12 +219,13 @@ class Parked:
                 tensor.name = name
 
 
-def park(proto: ModelProto, above: int = SMALL) -> tuple[ModelProto, Parked]:
+def park(proto: ModelProto, *, above: int = SMALL, into: Parked | None = None) -> tuple[ModelProto, Parked]:
     """A copy of a model in which inline tensors over ``above`` bytes are markers; the original is not changed.
 
-    The bytes are not copied: the marker refers to the tensor in ``proto``.
+    The bytes are not copied: a marker refers to the tensor in ``proto``. ``into``: an earlier parking of the
+    same model to add to.
     """
-    parked = Parked()
+    parked = into or Parked()
     skeleton = ModelProto()
     _copy_shallow(proto, skeleton, skip=("graph",))
     graph, source = skeleton.graph, proto.graph
@@ -254,6 +255,11 @@ def _copy_shallow(source: Any, target: Any, skip: tuple[str, ...]) -> None:
             getattr(target, name).CopyFrom(value)
         else:
             setattr(target, name, value)
+
+
+def has_parkable(proto: ModelProto) -> bool:
+    """Whether :func:`park` would set anything aside."""
+    return any(_parkable(tensor, SMALL) for tensor in walk_tensors(proto.graph))
 
 
 def _parkable(tensor: TensorProto, above: int) -> bool:

@@ -36,7 +36,8 @@ class DeadCode(Pass):
                 del field[position]
         _forget_types(model)
         weights = len(dead_weights) + len(dead_sparse)
-        return PassResult(True, f"removed {count(len(dead_nodes), 'node')} and {count(weights, 'weight')}")
+        removed = [count(number, label) for number, label in ((len(dead_nodes), "node"), (weights, "weight")) if number]
+        return PassResult(True, "removed " + " and ".join(removed))
 
 
 def _forget_types(model: Model) -> None:

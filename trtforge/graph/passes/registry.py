@@ -26,7 +26,7 @@ from trtforge.graph.passes.relu6_to_relu import Relu6ToRelu
 from trtforge.graph.passes.remove_identity import RemoveIdentity
 from trtforge.graph.passes.topk_head import TopkHead
 from trtforge.graph.passes.upgrade_opset import UpgradeOpset
-from trtforge.graph.weights import park
+from trtforge.graph.weights import has_parkable, is_external, model_tensors, park
 from trtforge.progress import QUIET, Progress
 
 _PASSES: tuple[Pass, ...] = (
@@ -90,9 +90,17 @@ def run(model: Model, names: Sequence[str], *, progress: Progress = QUIET) -> tu
         for one in passes:
             task.note(one.name)
             reports.append(_apply(one, work, context))
+            if has_parkable(work.proto):  # weights the pass made
+                work.proto, _ = park(work.proto, into=parked)
             task.advance()
-    parked.restore(work.proto)
-    return work, reports
+    result = ModelProto()
+    result.CopyFrom(work.proto)  # leaves the memory of what was edited away behind
+    parked.restore(result)
+    return Model(result, model.folder if _has_external(result) else None), reports
+
+
+def _has_external(proto: ModelProto) -> bool:
+    return any(is_external(tensor) for tensor in model_tensors(proto))
 
 
 def _apply(one: Pass, work: Model, context: Context) -> PassReport:
