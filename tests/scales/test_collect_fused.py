@@ -72,7 +72,7 @@ def network(channels: int) -> Model:
 def agree(fused: ScaleTable, plain: ScaleTable) -> None:
     for name, seen in fused.ranges.items():
         wanted = plain.ranges[name]
-        assert (seen.min, seen.max) == pytest.approx((wanted.min, wanted.max), rel=1e-5, abs=1e-5), name
+        assert (seen.min, seen.max) == pytest.approx((wanted.min, wanted.max), abs=1e-5 * wanted.amax), name
         assert seen.count == wanted.count
 
 
