@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,7 +12,6 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from trtforge.errors.graph import DynamicShape, InvalidGraph, ShapeMismatch, UnknownInput
-from trtforge.graph.index import Index
 from trtforge.graph.model import Model
 from trtforge.graph.weights import SMALL, is_external, is_parked, nbytes, park, read_tensor
 
@@ -33,9 +33,9 @@ class TensorType(NamedTuple):
 def infer_shapes(model: Model) -> Model:
     """A model with the types of all tensors that onnx's shape inference can find; the given one is not changed.
 
-    Inline weights are copied once and not looked at; external ones are not read, except those of at most 4 KiB
-    whose values (axes, target shapes) inference needs. Raises InvalidGraph when types or shapes contradict
-    each other.
+    Inline weights are copied once and not looked at; external ones are not read, except integers of at most
+    4 KiB and scalars, whose values (axes, target shapes, scales) inference needs. Raises InvalidGraph when
+    types or shapes contradict each other.
     """
     skeleton, parked = park(model.proto)
     infer_in_place(Model(skeleton, model.folder))
@@ -49,7 +49,7 @@ def infer_in_place(model: Model) -> None:
     seen = ModelProto()
     seen.CopyFrom(skeleton)
     for tensor in seen.graph.initializer:
-        if is_external(tensor) and not is_parked(tensor) and nbytes(tensor) <= SMALL:
+        if is_external(tensor) and not is_parked(tensor) and _may_steer_shapes(tensor):
             tensor.CopyFrom(onnx.numpy_helper.from_array(read_tensor(model, tensor), tensor.name))
     try:
         inferred = onnx.shape_inference.infer_shapes(seen, check_type=True, strict_mode=True, data_prop=True)
@@ -67,6 +67,12 @@ def infer_in_place(model: Model) -> None:
         stated.CopyFrom(found)
 
 
+def _may_steer_shapes(tensor: TensorProto) -> bool:
+    """Axes, sizes, paddings are short integers; the scales of Resize are one float per axis."""
+    integer = tensor.data_type in (TensorProto.INT64, TensorProto.INT32)
+    return nbytes(tensor) <= (SMALL if integer else 64)
+
+
 def tensor_types(model: Model) -> dict[str, TensorType]:
     """Type of every tensor the graph states one for: inputs, outputs, value infos, initializers.
 
@@ -81,8 +87,8 @@ def tensor_types(model: Model) -> dict[str, TensorType]:
 
 def input_specs(model: Model) -> dict[str, TensorType]:
     """The inputs a caller must give, in order."""
-    values = {value.name: value for value in model.proto.graph.input}
-    return {name: value_type(values[name]) for name in Index(model.proto.graph).inputs}
+    weights = {tensor.name for tensor in model.proto.graph.initializer}
+    return {value.name: value_type(value) for value in model.proto.graph.input if value.name not in weights}
 
 
 def output_specs(model: Model) -> dict[str, TensorType]:
@@ -100,6 +106,7 @@ def value_type(value: ValueInfoProto) -> TensorType:
     return TensorType(dtype_name(kind.elem_type), shape)
 
 
+@functools.cache
 def dtype_name(elem_type: int) -> str:
     if elem_type == TensorProto.UNDEFINED:
         return "unknown"
