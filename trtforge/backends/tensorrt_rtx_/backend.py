@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -55,7 +54,7 @@ class TensorRTRtxBackend:
         return environment.versions()
 
     def compile(self, request: CompileRequest) -> CompileResult:
-        """Write ``model.plan`` and ``layers.json`` into ``request.workdir``.
+        """Write ``model.plan``, ``layers.json`` and the graph the compiler read into ``request.workdir``.
 
         Raises MissingPackage, SmNotSupported, RtxRequestRefused, Fp16OutOfRange, ParserRefused, CompilerRefused,
         CompilerDied, CompilerTimeout, Int8NotKept, PlanNotAsAsked, PlanNotReadable, BadBuildTimeout; errors of the
@@ -66,13 +65,13 @@ class TensorRTRtxBackend:
         _check_supported(request)
 
         from trtforge.backends.tensorrt_rtx_ import ir, names
-        from trtforge.backends.tensorrt_rtx_.job import timeout_seconds
+        from trtforge.graph.io import save
 
-        timeout = timeout_seconds()
         graph, facts = _lower(request)
         names.make_matchable(graph.proto)
-        plan = request.workdir / ENGINE_FILE
-        compiled = _run(request, graph, capability, plan, timeout)
+        onnx, plan = request.workdir / "graph" / "model.onnx", request.workdir / ENGINE_FILE
+        save(graph, onnx)
+        compiled = _run(request, onnx, capability, plan)
         for warning in compiled.warnings:
             request.progress.warn(f"TensorRT-RTX: {warning}")
 
@@ -87,6 +86,7 @@ class TensorRTRtxBackend:
             inputs=_specs(compiled.inputs),
             outputs=_specs(compiled.outputs),
             report=_report(request, compiled, header, layers, count) | facts | {"plan_sha256": sha256_file(plan)},
+            graph=onnx,
         )
 
     def load(self, folder: Path, report: Mapping[str, Any]) -> Session:
@@ -170,21 +170,17 @@ def _lower(request: CompileRequest) -> tuple[Model, dict[str, Any]]:
     return model, facts
 
 
-def _run(request: CompileRequest, graph: Model, capability: str, plan: Path, timeout: float) -> Compiled:
-    from trtforge.backends.tensorrt_rtx_.job import CompileJob, run
-    from trtforge.graph.io import save
+def _run(request: CompileRequest, onnx: Path, capability: str, plan: Path) -> Compiled:
+    from trtforge.backends.tensorrt_rtx_.job import CompileJob, run, timeout_seconds
 
-    with tempfile.TemporaryDirectory(prefix="compiler-", dir=request.workdir) as scratch:
-        onnx = Path(scratch) / "model.onnx"
-        save(graph, onnx)
-        job = CompileJob(
-            onnx,
-            plan,
-            (capability,),
-            _workspace_bytes(request.engine.workspace),
-            f"compile for {request.target.key} (SM {request.target.sm})",
-        )
-        return run(job, timeout=timeout, progress=request.progress)
+    job = CompileJob(
+        onnx,
+        plan,
+        (capability,),
+        _workspace_bytes(request.engine.workspace),
+        f"compile for {request.target.key} (SM {request.target.sm})",
+    )
+    return run(job, timeout=timeout_seconds(), progress=request.progress)
 
 
 def _workspace_bytes(text: str) -> int:

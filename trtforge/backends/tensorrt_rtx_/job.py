@@ -8,11 +8,12 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,7 @@ _CHILD = "trtforge.backends.tensorrt_rtx_.child"
 
 @dataclass(frozen=True)
 class CompileJob:
-    """``onnx`` is compiled into ``plan`` for ``compute_capabilities`` ("SM80"). ``workspace`` in bytes.
-
-    Two small files of the conversation are left beside ``onnx``.
-    """
+    """``onnx`` is compiled into ``plan`` for ``compute_capabilities`` ("SM80"). ``workspace`` in bytes."""
 
     onnx: Path
     plan: Path
@@ -92,30 +90,21 @@ def run(job: CompileJob, *, timeout: float, progress: Progress) -> Compiled:
         CompilerDied, CompilerTimeout: it gave none.
         MissingPackage: TensorRT-RTX cannot be imported there.
     """
-    folder = job.onnx.parent
-    description = folder / "compile.json"
-    printed = folder / "compile.stderr"
-    description.write_text(
-        json.dumps(
-            {
-                "parent": os.getpid(),
-                "onnx": str(job.onnx),
-                "plan": str(job.plan),
-                "compute_capabilities": job.compute_capabilities,
-                "workspace": job.workspace,
-            }
-        )
-    )
-    with progress.task(job.label, None) as task, printed.open("wb") as stderr:
-        conversation = _Conversation(task)
-        with _process(description, stderr) as (process, events):
-            deadline = time.monotonic() + timeout
-            code = _wait(process, deadline) if _listen(events, conversation, deadline) else None
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compiler-", dir=job.plan.parent)))
+        description, printed = scratch / "job.json", scratch / "stderr"
+        description.write_text(json.dumps({**asdict(job), "parent": os.getpid()}, default=str))
+        stderr = stack.enter_context(printed.open("wb"))
+        conversation = _Conversation(stack.enter_context(progress.task(job.label, None)))
+        process, events = stack.enter_context(_process(description, stderr))
+        deadline = time.monotonic() + timeout
+        code = _wait(process, deadline) if _listen(events, conversation, deadline) else None
+        last_words = _tail(printed)
     if conversation.done is not None:  # the plan is written; how the process ended after that does not matter
         return _compiled(conversation.done, conversation.folder.warnings)
     if code is None:
         raise _timed_out(job, timeout, conversation)
-    raise conversation.failure(job, code, _tail(printed))
+    raise conversation.failure(job, code, last_words)
 
 
 @contextmanager
