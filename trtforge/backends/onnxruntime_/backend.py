@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtforge.backends.base import Availability, CompileRequest, CompileResult
 from trtforge.errors.backend import PrecisionNotOffered, ScalesNeeded
-from trtforge.errors.engine import ReportIncomplete, WrongCpu
+from trtforge.errors.engine import ReportIncomplete, SessionRefused, WrongCpu
 from trtforge.targets.host import host_facts
 
 if TYPE_CHECKING:
@@ -20,17 +19,6 @@ if TYPE_CHECKING:
     from trtforge.graph.model import Model
 
 ENGINE_FILE = "model.onnx"
-
-_FASTER = 1.1  # a form must beat the exact one by this factor to be worth being less than exact
-
-
-@dataclass
-class _Chosen:
-    """The model to save, how it is to be loaded, and what the manifest says about it."""
-
-    model: Model
-    form: Form | None
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class OnnxruntimeBackend:
@@ -59,6 +47,7 @@ class OnnxruntimeBackend:
         Raises PrecisionNotOffered (BLD101), ScalesNeeded (BLD102), RuntimeRefusedGraph (BLD103), ProbeNotFinite
         (BLD104), BadThreads (BLD105), and what freezing shapes, inserting Q/DQ and saving raise (ONX, CAL).
         """
+        from trtforge.backends.onnxruntime_.selfcheck import refused
         from trtforge.backends.onnxruntime_.session import open_file
         from trtforge.graph.io import save
         from trtforge.graph.shapes import freeze_inputs
@@ -67,11 +56,16 @@ class OnnxruntimeBackend:
         _check_precision(request)
         shapes = {name: spec.shape for name, spec in request.engine.inputs.items()}
         floating = freeze_inputs(request.model, shapes)
-        chosen = _int8(floating, request) if request.engine.precision == "int8" else _Chosen(floating, None)
+        model, config, facts = floating, dict[str, str](), dict[str, Any]()
+        if request.engine.precision == "int8":
+            model, form, facts = _int8(floating, request)
+            config = dict(form.config)
         folder = request.workdir / "onnxruntime"
-        save(chosen.model, folder / ENGINE_FILE)
-        config = dict(chosen.form.config) if chosen.form else {}
-        session = open_file(folder / ENGINE_FILE, config)
+        save(model, folder / ENGINE_FILE)
+        try:
+            session = open_file(folder / ENGINE_FILE, config)
+        except SessionRefused as error:
+            raise refused(error.why) from error
         return CompileResult(
             files=_files(folder),
             inputs=session.inputs,
@@ -83,7 +77,7 @@ class OnnxruntimeBackend:
                 "isa": [],
                 "seconds": round(time.monotonic() - started, 2),
             }
-            | chosen.facts,
+            | facts,
         )
 
     def load(self, folder: Path, report: Mapping[str, Any]) -> OnnxruntimeSession:
@@ -103,71 +97,24 @@ class OnnxruntimeBackend:
         return open_file(path, config)
 
 
-def _int8(floating: Model, request: CompileRequest) -> _Chosen:
+def _int8(floating: Model, request: CompileRequest) -> tuple[Model, Form, dict[str, Any]]:
+    """The graph to save, the form it is in, and the facts for the manifest."""
+    from trtforge.backends.onnxruntime_.choose import choose
     from trtforge.backends.onnxruntime_.forms import required_isa
     from trtforge.scales.codecs.qdq import insert
 
     assert request.scales is not None
     quantized, report = insert(floating, request.scales, request.engine.quantize)
-    chosen = _choose_form(floating, quantized, request)
-    assert chosen.form is not None
-    chosen.facts |= {
-        "form": chosen.form.to_json(),
-        "isa": required_isa(chosen.form, host_facts()),
+    choice = choose(floating, quantized, request, host_facts())
+    request.progress.log(f"INT8 form for this CPU: {choice.form.name} ({choice.form.title})")
+    facts = {
+        "form": choice.form.to_json(),
+        "isa": required_isa(choice.form, host_facts()),
         "quantization": report.to_json(),
+        "lowering": choice.lowering,
+        "self_check": choice.self_check,
     }
-    request.progress.log(f"INT8 form for this CPU: {chosen.form.name} ({chosen.form.title})")
-    return chosen
-
-
-def _choose_form(floating: Model, quantized: Model, request: CompileRequest) -> _Chosen:
-    """The fastest form that passes the self-check; without probes nothing can be checked, so the exact one."""
-    from trtforge.backends.onnxruntime_.forms import EXACT, candidates
-    from trtforge.backends.onnxruntime_.lowering import lower
-    from trtforge.backends.onnxruntime_.selfcheck import MEAN_DB, SINGLE_DB, SelfCheck
-
-    probes = _probe_batches(request)
-    if not probes:
-        request.progress.warn("no samples to check INT8 kernels with: the engine simulates INT8 in float, slower")
-        return _Chosen(quantized, EXACT, {"self_check": None})
-    assert request.scales is not None
-    check = SelfCheck(floating, quantized, EXACT.config, probes)
-    verdicts = []
-    chosen = _Chosen(quantized, EXACT)
-    forms = [form for form in candidates(host_facts()) if form.slack is not None]
-    with request.progress.task("choosing the INT8 form for this CPU", len(forms)) as task:
-        for form in forms:
-            task.note(form.name)
-            assert form.slack is not None
-            model, lowering = lower(
-                quantized, floating, request.scales, slack=form.slack, signed_weights=form.signed_weights
-            )
-            verdict = check.judge(form.name, model, form.config)
-            verdicts.append(verdict)
-            task.advance()
-            if not verdict.right:
-                continue
-            verdict.speedup = check.speedup(model, form.config)
-            if verdict.speedup >= _FASTER:
-                chosen = _Chosen(model, form, {"lowering": lowering.to_json()})
-                break
-            verdict.why = f"right, but not {_FASTER}x as fast as the exact form"
-    chosen.facts["self_check"] = {
-        "mean_allowed_db": MEAN_DB,
-        "single_allowed_db": SINGLE_DB,
-        "probes": check.probes,
-        "exact": check.exact_to_json(),
-        "forms": [verdict.to_json() for verdict in verdicts],
-    }
-    return chosen
-
-
-def _probe_batches(request: CompileRequest) -> list[Any]:
-    from trtforge.backends.base import TensorSpec
-    from trtforge.backends.batching import batches
-
-    inputs = [TensorSpec(name, spec.shape, spec.dtype) for name, spec in request.engine.inputs.items()]
-    return list(batches(request.probes, inputs))
+    return choice.model, choice.form, facts
 
 
 def _check_precision(request: CompileRequest) -> None:

@@ -108,7 +108,7 @@ class SelfCheck:
             self._exact = self._measure(exact, exact_config)
             self._exact_session = open_session(exact.proto, exact.folder, configured(exact_config))
         except runtime_errors() as error:
-            raise refused(error) from error
+            raise refused(first_line(error)) from error
 
     @property
     def probes(self) -> list[str]:
@@ -183,11 +183,11 @@ def verdict(name: str, findings: Sequence[Finding]) -> Verdict:
     return Verdict(name, not why, why, mean, worst, None, list(findings))
 
 
-def refused(error: Exception) -> RuntimeRefusedGraph:
+def refused(words: str) -> RuntimeRefusedGraph:
     """BLD103 with onnxruntime's own words."""
     return RuntimeRefusedGraph(
         "onnxruntime could not compile or run the graph",
-        why=first_line(error),
+        why=words,
         next="write the graph out with `trtforge surgery RECIPE --out m.onnx` and look at the node named above",
     )
 
