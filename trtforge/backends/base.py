@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from trtforge.progress import QUIET, Progress
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from trtforge.graph.model import Model
     from trtforge.recipe.models import Engine
     from trtforge.samples.base import Sample
     from trtforge.scales.table import ScaleTable
     from trtforge.targets.model import Target
 
-Arrays = Mapping[str, np.ndarray[Any, Any]]
+Arrays: TypeAlias = "Mapping[str, np.ndarray[Any, Any]]"
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,16 @@ class CompileRequest:
 class CompileResult:
     """``files``: file name in the version folder -> path of the built file in ``workdir`` (first: the engine itself).
 
-    ``report``: JSON-able facts for the manifest (quantized node counts, chosen form, warnings, timings).
+    ``report``: JSON-able facts for the manifest (quantized node counts, chosen form, warnings, timings); its
+    ``summary`` is one line for a person.
+    ``graph``: the ONNX graph that a compiler which cannot run here was given, so that it can be simulated.
     """
 
     files: Mapping[str, Path]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     report: dict[str, Any] = field(default_factory=dict)
+    graph: Path | None = None
 
 
 class Session(Protocol):

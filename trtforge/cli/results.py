@@ -1,4 +1,4 @@
-"""What each command prints with ``--json``, as types: the schema that `trtforge schema COMMAND` prints is made of these.
+"""What each command prints with ``--json``, as types; `trtforge schema` prints the JSON Schema made of them.
 
 Every object starts with ``schema``, ``trtforge.<command>/<version>``; the version grows when a field changes its
 meaning or goes away, not when one is added. An error is ``trtforge.error/1``.

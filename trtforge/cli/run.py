@@ -12,7 +12,7 @@ from trtforge.cli.options import Json, NoProgress, Quiet
 from trtforge.cli.ui import Ui
 
 if TYPE_CHECKING:
-    from trtforge.evaluate.parity import ParityReport
+    from trtforge.pipeline.run import RunReport
 
 
 class Against(StrEnum):
@@ -37,6 +37,9 @@ def run(
         Against, typer.Option("--against", help="Compare with the FP32 model in onnxruntime, or only run")
     ] = Against.fp32,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the outputs, one `<sample>.npz` each")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="The FP32 model, when it is not where it was at build time")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     no_progress: NoProgress = False,
@@ -48,19 +51,55 @@ def run(
     from trtforge.pipeline.run import this_machine
 
     version = open_engine(engine, here=this_machine())
-    report = execute(version, samples, compare=against is Against.fp32, out=out, progress=ui)
+    report = execute(version, samples, compare_with_fp32=against is Against.fp32, model=model, out=out, progress=ui)
     _show(ui, report)
     if report.seen_in_calibration:
-        ui.warn(
-            f"{len(report.seen_in_calibration)} of these samples were used for calibration: {', '.join(report.seen_in_calibration[:3])}"
-        )
+        names = ", ".join(report.seen_in_calibration[:3])
+        ui.warn(f"{len(report.seen_in_calibration)} of these samples were used for calibration: {names}")
     ui.result("run", report.to_json())
     if report.missed is not None:
         ui.end(report.missed)
 
 
 def _show(ui: Ui, report: RunReport) -> None:
-    ui.say(f"{report.engine}: {report.precision} on {report.backend}")
-    ui.table("", report.columns, report.rows, right=",".join(report.columns[1:]))
-    for line in report.summary:
-        ui.say(line)
+    manifest = report.version.manifest
+    ui.say(f"{report.version.path}: {manifest.recipe['precision']} by {manifest.backend}, for {manifest.target.key}")
+    parity = report.parity
+    if parity is None:
+        rows = [
+            (row["id"], name, "x".join(map(str, output["shape"])), _scores(output["largest"]))
+            for row in report.rows
+            for name, output in row["outputs"].items()
+        ]
+        ui.table("", ("sample", "output", "shape", "largest values"), rows)
+        return
+    names = [Path(row["id"]).name for row in report.rows]
+    if len(set(names)) < len(names):
+        names = [row["id"] for row in report.rows]
+    ui.table(
+        "",
+        ("sample", "FP32 scores", f"{manifest.recipe['precision'].upper()} scores", "cosine", "top-1", "SQNR dB"),
+        [
+            (
+                name,
+                _scores(row["reference"]),
+                _scores(row["candidate"]),
+                f"{row['cosine']:.6f}",
+                "same" if row["top1_equal"] else "DIFFERS",
+                f"{row['sqnr_db']:.1f}",
+            )
+            for name, row in zip(names, report.rows, strict=True)
+        ],
+        right="cosine,SQNR dB",
+    )
+    same = sum(row["top1_equal"] for row in report.rows)
+    ui.say(f"top-1 agreement {same} of {len(report.rows)}; worst sample {parity.worst.id}")
+    verdict = "no bound in the recipe" if parity.at_least is None else f"bound {parity.at_least:g}"
+    if parity.passed is not None:
+        verdict += ": kept" if parity.passed else ": MISSED"
+    ui.say(f"{parity.metric} {parity.value:.6f}, {verdict}")
+
+
+def _scores(scores: list[dict[str, float]]) -> str:
+    """`0: 0.981  1: 0.019`: class index and score, largest first."""
+    return "  ".join(f"{score['index']:.0f}: {score['value']:.4f}" for score in scores)

@@ -47,3 +47,15 @@ class ReferenceRefused(TrtforgeError):
 
     code = "VER104"
     title = "FP32 reference refused"
+
+
+class ReferenceMissing(TrtforgeError):
+    """`trtforge run` could not find the FP32 model that the engine was built from.
+
+    It is looked for where it was when the engine was built on this machine, and must have the same digest. On
+    another machine, or after the model was moved or changed, name it with `--model PATH`; or only run the engine,
+    with `--against none`.
+    """
+
+    code = "VER105"
+    title = "FP32 model not found"

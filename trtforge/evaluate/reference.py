@@ -1,13 +1,19 @@
-"""What an engine is held against: the FP32 model as it was given, run by onnxruntime on this CPU."""
+"""What an engine is held against, and what stands for one that cannot run here; both by onnxruntime on this CPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from trtforge.backends.base import Session
+from trtforge.backends.onnxruntime_.forms import EXACT
 from trtforge.backends.onnxruntime_.session import open_file
 from trtforge.errors.engine import SessionRefused
 from trtforge.errors.verify import ReferenceRefused
+
+
+def simulated_session(graph: Path) -> Session:
+    """A Q/DQ graph computed as written: Q/DQ in float arithmetic, no integer kernels. Raises SessionRefused, BLD105."""
+    return open_file(graph, EXACT.config)
 
 
 def reference_session(model_path: Path) -> Session:

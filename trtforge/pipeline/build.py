@@ -68,24 +68,25 @@ def needs_device(job: Job) -> bool:
 
 
 def _build(job: Job, started: float, progress: Progress) -> Outcome:
-    from trtforge.pipeline import kit, record, verify
+    from trtforge.pipeline import kit, record, reference, verify
     from trtforge.pipeline.prepare import prepare
 
     prepared = prepare(job, progress=progress)
     with _workdir() as workdir:
         if needs_device(job):
             path = kit.write(job, prepared, workdir)
-            parity = verify.simulated(job, prepared, workdir, progress)
+            parity = verify.prepared(job, prepared, workdir, progress)
             facts = _facts(prepared, {}, parity)
             why = job.backend.availability().why
             return Outcome(job, "kit", path, None, time.monotonic() - started, why, parity, facts)
         result = job.backend.compile(_request(job, prepared, workdir, progress))
-        parity = verify.compiled(job, result, workdir, progress)
+        parity = verify.compiled(job, result, progress)
         files = dict(result.files)
         if prepared.scales_path is not None:
             files["scales.json"] = prepared.scales_path
         manifest = record.manifest(job, prepared, result, parity)
         published = job.store.publish(job.name, files, manifest, progress=progress)
+    reference.remember(job)
     facts = _facts(prepared, result.report, parity)
     seconds = time.monotonic() - started
     return Outcome(job, "built", published.path, published.version, seconds, "", parity, facts)

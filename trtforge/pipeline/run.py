@@ -1,0 +1,131 @@
+"""Run a published engine on samples, and hold it against the FP32 model it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtforge.backends import registry
+from trtforge.backends.base import Session
+from trtforge.backends.batching import results
+from trtforge.engines.machine import Machine
+from trtforge.engines.machine import this_machine as look
+from trtforge.engines.manifest import Manifest
+from trtforge.engines.store import EngineVersion
+from trtforge.errors.verify import VerificationMissed
+from trtforge.evaluate.parity import ParityReport, compare, largest
+from trtforge.evaluate.reference import reference_session
+from trtforge.files import atomic_open
+from trtforge.pipeline import reference
+from trtforge.progress import QUIET, Progress
+from trtforge.recipe.models import Engine
+from trtforge.samples.base import Sample, SampleSet
+from trtforge.samples.load import open_files, open_set
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run gave. ``parity`` is None when nothing was compared; ``missed``: the bound that was not kept.
+
+    ``seen_in_calibration``: ids of samples whose content was calibrated on, which flatters the comparison.
+    """
+
+    version: EngineVersion
+    rows: list[dict[str, Any]]
+    parity: ParityReport | None
+    missed: VerificationMissed | None
+    seen_in_calibration: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        parity = None if self.parity is None else self.parity.to_json()
+        if parity is not None:
+            del parity["rows"]
+        return {
+            "engine": str(self.version.path),
+            "backend": self.version.manifest.backend,
+            "precision": self.version.manifest.recipe["precision"],
+            "samples": len(self.rows),
+            "seen_in_calibration": self.seen_in_calibration,
+            "rows": self.rows,
+            "parity": parity,
+            "passed": None if self.parity is None else self.parity.passed,
+        }
+
+
+def this_machine() -> Machine:
+    """This machine, as far as it decides which engines run here."""
+    return look(registry.get(name) for name in registry.names())
+
+
+def run(
+    version: EngineVersion,
+    paths: Sequence[Path],
+    *,
+    compare_with_fp32: bool = True,
+    model: Path | None = None,
+    out: Path | None = None,
+    progress: Progress = QUIET,
+) -> RunReport:
+    """Execute an engine, already checked by ``open_engine``, on files or on one sample set.
+
+    ``model``: the FP32 model, when it is not where it was at build time. ``out``: a folder that gets one
+    ``<sample>.npz`` of outputs each. Raises CAL, ENG, ENV, VER102 to VER105.
+    """
+    manifest = version.manifest
+    engine = Engine.model_validate(manifest.recipe)
+    samples = _samples(paths, engine)
+    backend = registry.get(manifest.backend)  # type: ignore[arg-type]  # checked by open_engine
+    session = backend.load(version.path, manifest.report)
+    seen = _seen(manifest, samples)
+    if not compare_with_fp32:
+        return RunReport(version, _execute(session, samples, out, progress), None, None, seen)
+    bound = engine.verify
+    parity = compare(
+        reference_session(reference.find(manifest, model)),
+        session,
+        samples,
+        bound.metric if bound else "cosine",
+        bound.at_least if bound else None,
+        progress=progress,
+        on_outputs=None if out is None else lambda sample, outputs: _write(out, sample, outputs),
+    )
+    rows = [row.to_json() for row in parity.rows]
+    return RunReport(version, rows, parity, parity.missed(where=str(version.path)), seen)
+
+
+def _samples(paths: Sequence[Path], engine: Engine) -> SampleSet:
+    if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml"):
+        return open_set(paths[0], engine.inputs)
+    return open_files(paths, engine.inputs)
+
+
+def _seen(manifest: Manifest, samples: SampleSet) -> list[str]:
+    calibrated = set((manifest.calibration or {}).get("samples", {}).values())
+    return [name for name, digest in samples.identities() if digest in calibrated]
+
+
+def _execute(session: Session, samples: SampleSet, out: Path | None, progress: Progress) -> list[dict[str, Any]]:
+    rows = []
+    with progress.task("running", len(samples)) as task:
+        for sample, outputs in results(session, samples):
+            if out is not None:
+                _write(out, sample, outputs)
+            rows.append({"id": sample.id, "outputs": {name: _summary(array) for name, array in outputs.items()}})
+            task.advance()
+    return rows
+
+
+def _summary(array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Shape, type and the largest values of an output: a volume of labels does not belong on a terminal."""
+    top = [{"index": score.index, "value": score.value} for score in largest(array)]
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "largest": top}
+
+
+def _write(out: Path, sample: Sample, outputs: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    name = sample.id.replace("/", "_")
+    with atomic_open(out / f"{name}.npz") as stream:
+        np.savez(stream, **dict(outputs))  # type: ignore[arg-type]  # names are the file's keys

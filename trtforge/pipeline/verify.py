@@ -1,0 +1,53 @@
+"""The recipe's bound, measured before anything is published: on the engine itself, or on what stands for it here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trtforge.backends.base import CompileResult, Session
+from trtforge.evaluate.parity import compare
+from trtforge.evaluate.reference import reference_session, simulated_session
+from trtforge.pipeline.job import Job
+from trtforge.pipeline.prepare import Prepared
+from trtforge.progress import Progress
+
+RUN_HERE = "this machine, by the engine itself"
+SIMULATED = "this CPU: the graph given to the compiler, computed by onnxruntime; the engine itself has not run"
+
+
+def compiled(job: Job, result: CompileResult, progress: Progress) -> dict[str, Any] | None:
+    """Measure a compiled engine; None without a bound. Raises VerificationMissed (VER101) and what loading raises."""
+    if job.engine.verify is None:
+        return None
+    if job.backend.availability().can_run:
+        folder = next(iter(result.files.values())).parent
+        return _measure(job, job.backend.load(folder, result.report), RUN_HERE, progress)
+    assert result.graph is not None, f"{job.backend.name} cannot run here and gave no graph to simulate"
+    return _measure(job, simulated_session(result.graph), SIMULATED, progress)
+
+
+def prepared(job: Job, ready: Prepared, workdir: Path, progress: Progress) -> dict[str, Any] | None:
+    """Measure what a kit holds, as the graph that the device's compiler will make of it. Raises as `compiled`."""
+    if job.engine.verify is None:
+        return None
+    from trtforge.graph.io import save
+    from trtforge.graph.shapes import freeze_inputs
+    from trtforge.scales.codecs.qdq import insert
+
+    model = freeze_inputs(ready.model, {name: spec.shape for name, spec in job.engine.inputs.items()})
+    if ready.scales is not None:
+        model, _ = insert(model, ready.scales, job.engine.quantize)
+    graph = workdir / "simulated" / "model.onnx"
+    save(model, graph)
+    return _measure(job, simulated_session(graph), SIMULATED, progress)
+
+
+def _measure(job: Job, candidate: Session, measured_on: str, progress: Progress) -> dict[str, Any]:
+    verify, samples = job.engine.verify, job.verify_set
+    assert verify is not None and samples is not None
+    reference = reference_session(job.model.path)
+    report = compare(reference, candidate, samples, verify.metric, verify.at_least, progress=progress)
+    if missed := report.missed(where=f"{job.name} for {job.target.key}"):
+        raise missed
+    return report.to_json() | {"measured_on": measured_on}
