@@ -64,10 +64,12 @@ def build(
     if kits:
         ui.end(
             NeedsDevice(
-                f"{len(kits)} of {len(outcomes)} engines wait for the device",
+                f"the engine waits for the device: {outcomes[-1].job.target.name}"
+                if len(kits) == 1
+                else f"{len(kits)} of {len(outcomes)} engines wait for the device: {outcomes[-1].job.target.name}",
                 where=", ".join(map(str, kits)),
                 why=outcomes[-1].why,
-                next=f"copy the kit to a {loaded.recipe.target} and build there; `trtforge inspect {kits[0]}` lists it",
+                next=f"copy the kit there, unpack it (tar -xf), and run: {outcomes[-1].job.on_device}",
             )
         )
 

@@ -87,11 +87,13 @@ def _facts(manifest: Manifest) -> list[tuple[str, object]]:
         p = manifest.parity
         verdict = "passed" if p["passed"] else "MISSED"
         rows.append(
-            ("parity", f"{p['metric']} {p['value']:.6g} (bound {p['at_least']:g}): {verdict}; {p['measured_on']}")
+            (
+                "parity",
+                f"{p['metric']} {p['value']:.6g} (bound {p['at_least']:g}) {verdict}; measured on {p['measured_on']}",
+            )
         )
-    for key, value in manifest.report.items():
-        if isinstance(value, (str, int, float)):
-            rows.append((key, value))
+    skip = ("precision", "summary", "sm")  # said above
+    rows += [(k, v) for k, v in manifest.report.items() if isinstance(v, (str, int, float)) and k not in skip]
     return rows
 
 

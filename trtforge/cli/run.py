@@ -36,7 +36,9 @@ def run(
     against: Annotated[
         Against, typer.Option("--against", help="Compare with the FP32 model in onnxruntime, or only run")
     ] = Against.fp32,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the outputs, one `<sample>.npz` each")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Outputs: a folder of .npz, or a .json for Polygraphy")
+    ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", help="The FP32 model, when it is not where it was at build time")
     ] = None,

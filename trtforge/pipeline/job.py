@@ -51,6 +51,19 @@ class Job:
         """Where the kit lies when only the device can compile; named by the key, so that no other takes its place."""
         return self.store_root / f"{self.name}-{self.key[:12]}.kit.tar"
 
+    @property
+    def on_device(self) -> str:
+        """The command that makes an engine of the kit on the device, with NVIDIA's own tool. Not yet run on hardware."""
+        words = ["trtexec", "--onnx=model.onnx", f"--saveEngine={self.name}.plan"]
+        if self.engine.precision != "fp32":
+            words.append("--fp16")
+        if self.engine.precision == "int8":
+            words += ["--int8", "--calib=entropy2.cache"]
+        if self.engine.dla is not None:
+            words.append(f"--useDLACore={self.engine.dla.core}")
+            words += ["--allowGPUFallback"] if self.engine.dla.gpu_fallback else []
+        return " ".join(words)
+
     @cached_property
     def calibration_set(self) -> SampleSet | None:
         calibration = self.engine.calibration

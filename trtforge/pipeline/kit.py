@@ -7,25 +7,38 @@ from pathlib import Path
 
 from trtforge.engines.kit import KitInfo, write_kit
 from trtforge.graph import io
+from trtforge.graph.shapes import freeze_inputs
 from trtforge.pipeline.job import Job
 from trtforge.pipeline.prepare import Prepared
 from trtforge.pipeline.record import receipt
 from trtforge.scales.codecs.trt_cache import Algorithm, CalibrationCache
 from trtforge.targets.load import jetpacks
 
+CACHES: dict[str, Algorithm] = {
+    "minmax.cache": "MinMaxCalibration",
+    "entropy2.cache": "EntropyCalibration2",
+}
+"""The same min-max ranges under two headers: TensorRT takes a cache only from the calibrator its first line names.
+`IInt8MinMaxCalibrator` wants the first; trtexec, and the DLA whatever calls it, want the second."""
+
 
 def write(job: Job, prepared: Prepared, workdir: Path) -> Path:
-    """Write the kit of a job; ``workdir`` takes the model on its way. Raises ENG133."""
+    """Write the kit of a job; ``workdir`` takes the model on its way. Raises ENG133.
+
+    The model has the engine's input shapes, as DLA demands and trtexec takes without further options.
+    """
     folder = workdir / "kit"
-    io.save(prepared.model, folder / "model.onnx")
+    shapes = {name: spec.shape for name, spec in job.engine.inputs.items()}
+    io.save(freeze_inputs(prepared.model, shapes), folder / "model.onnx")
     members: dict[str, Path | bytes] = {file.name: file for file in folder.iterdir()}
     recipe = job.recipe.resolved()
     recipe["engines"] = {job.name: recipe["engines"][job.name]}
     members["recipe.json"] = (json.dumps(recipe, indent=2, sort_keys=True) + "\n").encode()
     if prepared.scales is not None and prepared.scales_path is not None:
         members["scales.json"] = prepared.scales_path
-        cache = CalibrationCache.from_table(prepared.scales, tensorrt=tensorrt_version(job), algorithm=algorithm(job))
-        members["calibration.cache"] = cache.to_bytes()
+        for name, algorithm in CACHES.items():
+            cache = CalibrationCache.from_table(prepared.scales, tensorrt=tensorrt_version(job), algorithm=algorithm)
+            members[name] = cache.to_bytes()
     info = KitInfo(
         engine=job.name,
         target=job.target.key,
@@ -51,8 +64,3 @@ def tensorrt_version(job: Job) -> str:
     said = job.recipe.recipe.tensorrt or ""
     releases = [pack.tensorrt for pack in jetpacks() if job.target.family in pack.families]
     return next((release for release in releases if f"{release}.".startswith(f"{said}.")), said)
-
-
-def algorithm(job: Job) -> Algorithm:
-    """The calibrator named in the cache: on the DLA TensorRT accepts no other than entropy, whatever the ranges are."""
-    return "EntropyCalibration2" if job.target.is_dla else "MinMaxCalibration"

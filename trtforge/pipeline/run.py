@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from trtforge.engines.store import EngineVersion
 from trtforge.errors.verify import VerificationMissed
 from trtforge.evaluate.parity import ParityReport, compare, largest
 from trtforge.evaluate.reference import reference_session
-from trtforge.files import atomic_open
 from trtforge.pipeline import reference
+from trtforge.pipeline.outputs import Write, writer
 from trtforge.progress import QUIET, Progress
-from trtforge.recipe.models import Engine
-from trtforge.samples.base import Sample, SampleSet
+from trtforge.recipe.models import Engine, Verify
+from trtforge.samples.base import SampleSet
 from trtforge.samples.load import open_files, open_set
 
 
@@ -72,8 +73,8 @@ def run(
 ) -> RunReport:
     """Execute an engine, already checked by ``open_engine``, on files or on one sample set.
 
-    ``model``: the FP32 model, when it is not where it was at build time. ``out``: a folder that gets one
-    ``<sample>.npz`` of outputs each. Raises CAL, ENG, ENV, VER102 to VER105.
+    ``model``: the FP32 model, when it is not where it was at build time. ``out``: where the outputs go, see
+    `outputs.writer`. Raises CAL, ENG, ENV, VER102 to VER105.
     """
     manifest = version.manifest
     engine = Engine.model_validate(manifest.recipe)
@@ -81,20 +82,32 @@ def run(
     backend = registry.get(manifest.backend)  # type: ignore[arg-type]  # checked by open_engine
     session = backend.load(version.path, manifest.report)
     seen = _seen(manifest, samples)
-    if not compare_with_fp32:
-        return RunReport(version, _execute(session, samples, out, progress), None, None, seen)
-    bound = engine.verify
-    parity = compare(
+    with nullcontext() if out is None else writer(out, f"trtforge {manifest.backend}") as write:
+        if not compare_with_fp32:
+            return RunReport(version, _execute(session, samples, write, progress), None, None, seen)
+        parity = _compare(session, manifest, samples, engine.verify, model, write, progress)
+    rows = [row.to_json() for row in parity.rows]
+    return RunReport(version, rows, parity, parity.missed(where=str(version.path)), seen)
+
+
+def _compare(
+    session: Session,
+    manifest: Manifest,
+    samples: SampleSet,
+    bound: Verify | None,
+    model: Path | None,
+    write: Write | None,
+    progress: Progress,
+) -> ParityReport:
+    return compare(
         reference_session(reference.find(manifest, model)),
         session,
         samples,
         bound.metric if bound else "cosine",
         bound.at_least if bound else None,
         progress=progress,
-        on_outputs=None if out is None else lambda sample, outputs: _write(out, sample, outputs),
+        on_outputs=write,
     )
-    rows = [row.to_json() for row in parity.rows]
-    return RunReport(version, rows, parity, parity.missed(where=str(version.path)), seen)
 
 
 def _samples(paths: Sequence[Path], engine: Engine) -> SampleSet:
@@ -108,12 +121,12 @@ def _seen(manifest: Manifest, samples: SampleSet) -> list[str]:
     return [name for name, digest in samples.identities() if digest in calibrated]
 
 
-def _execute(session: Session, samples: SampleSet, out: Path | None, progress: Progress) -> list[dict[str, Any]]:
+def _execute(session: Session, samples: SampleSet, write: Write | None, progress: Progress) -> list[dict[str, Any]]:
     rows = []
     with progress.task("running", len(samples)) as task:
         for sample, outputs in results(session, samples):
-            if out is not None:
-                _write(out, sample, outputs)
+            if write is not None:
+                write(sample, outputs)
             rows.append({"id": sample.id, "outputs": {name: _summary(array) for name, array in outputs.items()}})
             task.advance()
     return rows
@@ -123,9 +136,3 @@ def _summary(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Shape, type and the largest values of an output: a volume of labels does not belong on a terminal."""
     top = [{"index": score.index, "value": score.value} for score in largest(array)]
     return {"shape": list(array.shape), "dtype": str(array.dtype), "largest": top}
-
-
-def _write(out: Path, sample: Sample, outputs: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    name = sample.id.replace("/", "_")
-    with atomic_open(out / f"{name}.npz") as stream:
-        np.savez(stream, **dict(outputs))  # type: ignore[arg-type]  # names are the file's keys

@@ -1,0 +1,47 @@
+"""Where a run's outputs go: one `.npz` a sample in a folder, or one JSON file that Polygraphy reads.
+
+The second form is what `polygraphy run --load-outputs` compares another runtime's results with.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtforge.files import atomic_open, write_bytes
+from trtforge.samples.base import Sample
+
+Write = Callable[[Sample, Mapping[str, np.ndarray[Any, Any]]], None]
+
+
+@contextmanager
+def writer(out: Path, runner: str) -> Iterator[Write]:
+    """A function that takes each sample's outputs. ``out``: a folder, or a `.json` file. Raises OSError.
+
+    The JSON form holds all outputs in memory until the end; ``runner`` is the name Polygraphy shows for them.
+    """
+    if out.suffix != ".json":
+        yield lambda sample, outputs: _write_npz(out, sample, outputs)
+        return
+    from polygraphy.comparator import IterationResult, RunResults
+    from polygraphy.logger import G_LOGGER
+
+    iterations: list[Any] = []
+    yield lambda _, outputs: iterations.append(IterationResult(outputs=dict(outputs), runner_name=runner))
+    results = RunResults([(runner, iterations)])
+    with tempfile.TemporaryDirectory() as folder, G_LOGGER.verbosity(logging.CRITICAL):
+        whole = Path(folder) / "outputs.json"
+        results.save(str(whole))
+        write_bytes(out, whole.read_bytes())
+
+
+def _write_npz(out: Path, sample: Sample, outputs: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    name = sample.id.replace("/", "_").replace(":", "_")
+    with atomic_open(out / f"{name}.npz") as stream:
+        np.savez(stream, **dict(outputs))  # type: ignore[arg-type]  # the names are the file's keys
