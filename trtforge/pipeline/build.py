@@ -56,10 +56,20 @@ def _existing(job: Job, started: float) -> Outcome | None:
     if found := job.store.find(job.name, job.key):
         parity = found.manifest.parity
         return Outcome(job, "up-to-date", found.path, found.version, time.monotonic() - started, parity=parity)
-    if needs_device(job) and job.kit_path.exists():
+    if needs_device(job) and _has_kit(job):
         why = job.backend.availability().why
         return Outcome(job, "kit", job.kit_path, None, time.monotonic() - started, why, facts=["already there"])
     return None
+
+
+def _has_kit(job: Job) -> bool:
+    from trtforge.engines.kit import read_kit
+    from trtforge.errors.engine import KitDamaged, KitUnsafe
+
+    try:
+        return job.kit_path.exists() and read_kit(job.kit_path).key == job.key
+    except (KitDamaged, KitUnsafe):
+        return False  # it is made again
 
 
 def needs_device(job: Job) -> bool:

@@ -48,12 +48,12 @@ class Job:
 
     @property
     def kit_path(self) -> Path:
-        """Where the kit lies when only the device can compile; named by the key, so that no other takes its place."""
-        return self.store_root / f"{self.name}-{self.key[:12]}.kit.tar"
+        """Where the kit lies when only the device can compile. It holds the key it was made for."""
+        return self.store_root / f"{self.name}.kit.tar"
 
     @property
     def on_device(self) -> str:
-        """The command that makes an engine of the kit on the device, with NVIDIA's own tool. Not yet run on hardware."""
+        """What makes an engine of the kit on the device, with NVIDIA's own tool. Not yet run on hardware."""
         words = ["trtexec", "--onnx=model.onnx", f"--saveEngine={self.name}.plan"]
         if self.engine.precision != "fp32":
             words.append("--fp16")

@@ -14,6 +14,7 @@ from trtforge.progress import Progress
 
 RUN_HERE = "this machine, by the engine itself"
 SIMULATED = "this CPU: the graph given to the compiler, computed by onnxruntime; the engine itself has not run"
+PLANNED = "this CPU: the graph with these scales as Q/DQ, computed by onnxruntime; no engine exists yet"
 
 
 def compiled(job: Job, result: CompileResult, progress: Progress) -> dict[str, Any] | None:
@@ -40,7 +41,7 @@ def prepared(job: Job, ready: Prepared, workdir: Path, progress: Progress) -> di
         model, _ = insert(model, ready.scales, job.engine.quantize)
     graph = workdir / "simulated" / "model.onnx"
     save(model, graph)
-    return _measure(job, simulated_session(graph), SIMULATED, progress)
+    return _measure(job, simulated_session(graph), PLANNED, progress)
 
 
 def _measure(job: Job, candidate: Session, measured_on: str, progress: Progress) -> dict[str, Any]:
