@@ -115,6 +115,35 @@ def signed_net(rng: np.random.Generator) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
+def relu6_net(rng: np.random.Generator) -> onnx.ModelProto:
+    """Two inverted residual blocks with ReLU6, linear bottlenecks, and a classifier of MatMul and Add."""
+    nodes, weights = [], [numpy_helper.from_array(np.asarray(v, np.float32), n) for n, v in (("low", 0), ("high", 6))]
+    _conv(rng, nodes, weights, "x", "stem", 3, 16, 3)
+    source = "stem"
+    for block in ("a", "b"):
+        for name, channels, kernel, groups in (("expand", (16, 48), 1, 1), ("depthwise", (1, 48), 3, 48)):
+            _conv(rng, nodes, weights, source, f"{block}_{name}", *channels, kernel, group=groups)
+            nodes.append(helper.make_node("Clip", [f"{block}_{name}", "low", "high"], [f"{block}_{name}_6"]))
+            source = f"{block}_{name}_6"
+        _conv(rng, nodes, weights, source, f"{block}_project", 48, 16, 1)
+        source = f"{block}_project"
+    nodes.append(helper.make_node("Add", ["a_project", "b_project"], ["sum"], name="sum"))
+    nodes.append(helper.make_node("GlobalAveragePool", ["sum"], ["gap"], name="gap"))
+    nodes.append(helper.make_node("Flatten", ["gap"], ["flat"], name="flat"))
+    weights.append(numpy_helper.from_array(rng.normal(0, 0.5, (16, 10)).astype(np.float32), "fc_w"))
+    weights.append(numpy_helper.from_array(rng.normal(0, 0.1, 10).astype(np.float32), "fc_b"))
+    nodes.append(helper.make_node("MatMul", ["flat", "fc_w"], ["product"], name="product"))
+    nodes.append(helper.make_node("Add", ["fc_b", "product"], ["logits"], name="logits"))
+    graph = helper.make_graph(
+        nodes,
+        "relu6",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 10])],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
 def float_ranges(model: Model, samples: list[Sample]) -> ScaleTable:
     """Minimum and maximum of every float tensor, the plain way: all of them as outputs."""
     proto = onnx.ModelProto()
@@ -141,7 +170,7 @@ def make_net() -> Callable[..., Net]:
 
     def make(kind: str = "residual", *, seed: int = 7, batch: int = 1) -> Net:
         rng = np.random.default_rng(seed)
-        proto = {"residual": residual_net, "signed": signed_net}[kind](rng)
+        proto = {"residual": residual_net, "signed": signed_net, "relu6": relu6_net}[kind](rng)
         dims = proto.graph.input[0].type.tensor_type.shape.dim
         one = tuple(dim.dim_value or 1 for dim in dims)
         samples = [Sample(f"s{i}", f"{i:064x}", {"x": rng.normal(0, 1, one).astype(np.float32)}) for i in range(8)]
@@ -160,6 +189,11 @@ def residual(make_net) -> Net:
 @pytest.fixture(scope="session")
 def signed(make_net) -> Net:
     return make_net("signed")
+
+
+@pytest.fixture(scope="session")
+def relu6(make_net) -> Net:
+    return make_net("relu6")
 
 
 @pytest.fixture(autouse=True)

@@ -58,6 +58,29 @@ def test_every_convolution_and_sum_runs_in_integers(residual, tmp_path):
     assert report.integer_biases == 9  # eight convolutions have one, and the Gemm
 
 
+def test_relu6_and_the_bias_behind_a_matmul_are_taken_in(relu6, tmp_path):
+    floating, quantized = prepared(relu6)
+    lowered, report = lower(quantized, floating, relu6.table, slack=math.inf, signed_weights="int8")
+    ops = optimized_ops(lowered, tmp_path)
+    assert ops["QLinearConv"] == 7
+    assert ops["QLinearAdd"] == 1
+    assert ops["QGemm"] == 1
+    assert ops["Clip"] == ops["FusedConv"] == ops["Gemm"] == 0
+    assert report.finer == 4
+    assert report.integer_biases == 8
+
+
+def test_finer_scales_stay_inside_their_clip(relu6):
+    floating, quantized = prepared(relu6)
+    lowered, _ = lower(quantized, floating, relu6.table, slack=0.0, signed_weights="int8")
+    scales = [tensor for tensor in lowered.proto.graph.initializer if tensor.name.endswith("_6_scale_u8")]
+    assert len(scales) == 4
+    for tensor in scales:
+        top = np.float32(255) * numpy_helper.to_array(tensor)
+        amax = relu6.table.ranges[tensor.name.removesuffix("_scale_u8")].amax
+        assert amax * (1 - 1e-6) < top <= 6.0
+
+
 def test_given_models_are_not_changed(residual):
     floating, quantized = prepared(residual)
     before = floating.proto.SerializeToString(deterministic=True), quantized.proto.SerializeToString(deterministic=True)
@@ -91,8 +114,8 @@ def test_integers_are_those_of_the_quantized_graph(residual, monkeypatch):
     assert max(difference.max() for difference in integer_differences(residual, quantized, lowered)) == 0
 
 
-def test_u8_weights_give_the_very_same_results(residual, signed):
-    for net in (residual, signed):
+def test_u8_weights_give_the_very_same_results(residual, signed, relu6):
+    for net in (residual, signed, relu6):
         floating, quantized = prepared(net)
         int8, _ = lower(quantized, floating, net.table, slack=math.inf, signed_weights="int8")
         uint8, report = lower(quantized, floating, net.table, slack=math.inf, signed_weights="uint8")
@@ -114,12 +137,12 @@ def test_the_larger_the_slack_the_more_pairs(residual):
 
 
 @pytest.mark.parametrize("form", ["narrow", "uint8", "int8"])
-def test_saturating_kernels_are_out_of_reach(signed, residual, form):
+def test_saturating_kernels_are_out_of_reach(signed, residual, relu6, form):
     """The largest sum of two neighbouring products, whatever activations up to amax come: below 2^15, or no s8 at all.
 
     With plain int8 weights on signed activations it is not, which is why those forms need VNNI.
     """
-    for net in (signed, residual):
+    for net in (signed, residual, relu6):
         floating, quantized = prepared(net)
         lowered, _ = lower(quantized, floating, net.table, slack=math.inf, signed_weights=form)
         largest = max(largest_pair_sum(lowered))
@@ -127,7 +150,7 @@ def test_saturating_kernels_are_out_of_reach(signed, residual, form):
 
 
 def largest_pair_sum(model):
-    """max |u1 w1 + u2 w2| of every convolution: u up to 255, or up to 127 where the zero point is 0."""
+    """max |u1 w1 + u2 w2| of every convolution: u up to 255, or up to 127 where the zero point is 0 and amax is 127."""
     index = Index(model.proto.graph)
     for node in model.proto.graph.node:
         if node.op_type != "Conv":
@@ -137,8 +160,9 @@ def largest_pair_sum(model):
         if weight.dtype == np.uint8:
             yield 0  # u8 x u8 kernels widen to 16 bits before they multiply
             continue
-        zero = numpy_helper.to_array(index.initializers[index.producers[node.input[0]].input[2]])
-        yield int(np.abs(weight.astype(int)).max()) * 2 * (255 if int(zero) == 128 else 127)
+        _, scale, zero = index.producers[node.input[0]].input
+        full = int(numpy_helper.to_array(index.initializers[zero])) == 128 or scale.endswith("_scale_u8")
+        yield int(np.abs(weight.astype(int)).max()) * 2 * (255 if full else 127)
 
 
 def test_narrow_weights_are_quantized_from_float(signed):

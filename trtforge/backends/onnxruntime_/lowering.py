@@ -6,15 +6,18 @@ or a Relu in front of a signed Q keeps the convolution in float. The rewrite sup
 * Activations become uint8 with the same scale: zero point 0 where the tensor cannot be negative (the Relu then vanishes
   into the kernel), else 128. The integers are those of TensorRT, shifted by the zero point. Above amax, a tensor with
   zero point 0 is clipped only at twice amax, since uint8 reaches 255: such values come out better than on TensorRT.
-* Biases become int32 with scale s_x * s_w, half a unit of the accumulator away from the float bias at most.
+* Behind a Clip from 0 (ReLU6), the whole of uint8 is laid over [0, amax]: half TensorRT's step. Only a range inside
+  that of the Clip lets the kernel take the Clip in.
+* Biases, also those added behind a MatMul, become int32 with scale s_x * s_w, half a unit of the accumulator away from
+  the float bias at most.
 * The output of a convolution that is read in float gets a Q/DQ pair of its own, with its calibrated minimum and
   maximum. TensorRT has no rounding there; ``slack`` bounds how coarse the new step may be against the step of the sum
   that reads it. Where only a Concat or a MaxPool stands between the convolution and a Q, the pair is that Q's own,
   which changes nothing: rounding commutes with choosing and moving values.
 * Where sums of two u8 x s8 products saturate at 16 bits (AVX2 and AVX-512 without VNNI), weights that meet signed
-  activations need care, one of two ways. "narrow": 7 bits, within [-64, 64], as 255 * (64 + 64) < 2^15. "uint8": the
-  same integers shifted to zero point 128, for which the kernels are exact and slower. Activations with zero point 0
-  stay within [0, 127] up to amax, and 127 * (127 + 127) < 2^15, so their weights stay as they are.
+  activations, or ReLU6's, need care, one of two ways. "narrow": 7 bits, within [-64, 64], as 255 * (64 + 64) < 2^15.
+  "uint8": the same integers shifted to zero point 128, for which the kernels are exact and slower. Other activations
+  with zero point 0 stay within [0, 127] up to amax, and 127 * (127 + 127) < 2^15, so their weights stay as they are.
 """
 
 from __future__ import annotations
@@ -44,11 +47,15 @@ _COMMUTES = frozenset({"Concat", "MaxPool", "Transpose", "Reshape", "Flatten", "
 
 @dataclass
 class LoweringReport:
-    """Counts for the manifest. ``adapted_weights``: those that meet signed activations and were rewritten for it.
-    ``extra_pairs``: convolution outputs that got a Q/DQ pair where TensorRT's graph has none."""
+    """Counts for the manifest.
+
+    ``finer``: unsigned activations with half TensorRT's step. ``adapted_weights``: rewritten so that kernels cannot
+    saturate. ``extra_pairs``: convolution outputs that got a Q/DQ pair where TensorRT's graph has none.
+    """
 
     unsigned: int = 0
     signed: int = 0
+    finer: int = 0
     integer_biases: int = 0
     adapted_weights: list[str] = field(default_factory=list)
     extra_pairs: list[str] = field(default_factory=list)
@@ -57,6 +64,7 @@ class LoweringReport:
         return {
             "unsigned_activations": self.unsigned,
             "signed_activations": self.signed,
+            "finer_activations": self.finer,
             "integer_biases": self.integer_biases,
             "adapted_weights": self.adapted_weights,
             "extra_pairs": self.extra_pairs,
@@ -103,18 +111,24 @@ class _Lowering:
         self._taken = self._index.names()
         self._added_after: dict[str, list[NodeProto]] = {}
         self._adapted: set[str] = set()
+        self._finer: set[str] = set()
         self.report = LoweringReport()
 
     def unsign_activations(self) -> None:
         for quantizer in self._graph.node:
             if quantizer.op_type != "QuantizeLinear" or not self._is_signed_activation(quantizer):
                 continue
-            unsigned = quantizer.input[0] in self._nonnegative
-            zero = self._add(f"{quantizer.input[0]}_zero_point_u8", np.asarray(0 if unsigned else 128, np.uint8))
+            tensor = quantizer.input[0]
+            unsigned = tensor in self._nonnegative
+            zero = self._add(f"{tensor}_zero_point_u8", np.asarray(0 if unsigned else 128, np.uint8))
+            scale = self._finer_scale(quantizer) if unsigned else ""
             self.report.unsigned += unsigned
             self.report.signed += not unsigned
             for node in [quantizer, *self._index.consumers_of(quantizer.output[0])]:
                 node.input[2] = zero
+                if scale:
+                    node.input[1] = scale
+                    self._finer.add(node.output[0])
 
     def quantize_weights_and_biases(self, signed_weights: SignedWeights) -> None:
         new: list[NodeProto] = []
@@ -124,7 +138,7 @@ class _Lowering:
                 if _dequantizes(activation) and _dequantizes(weight):
                     assert activation is not None
                     assert weight is not None
-                    if node.input[0] not in self._nonnegative:
+                    if node.input[0] not in self._nonnegative or node.input[0] in self._finer:
                         self._adapt(node, weight, signed_weights)
                     new += self._integer_bias(node, activation, weight)
             new.append(node)
@@ -170,9 +184,12 @@ class _Lowering:
         return name
 
     def _integer_bias(self, node: NodeProto, activation: NodeProto, weight: NodeProto) -> list[NodeProto]:
-        if node.op_type == "MatMul" or len(node.input) < 3 or not node.input[2] or not _plain_bias(node):
+        """The nodes that make a bias of integers, which the reader of the float bias then reads; none if it stays."""
+        place = self._bias(node)
+        if place is None:
             return []
-        tensor = self._index.constant(node.input[2])
+        reader, slot = place
+        tensor = self._index.constant(reader.input[slot])
         scale = self._values(activation.input[1]), self._values(weight.input[1])
         if tensor is None or scale[0] is None or scale[1] is None:
             return []
@@ -184,15 +201,41 @@ class _Lowering:
         if np.abs(integers).max(initial=0) > _INT32_LIMIT:
             return []
         self.report.integer_biases += 1
-        name = node.input[2]
-        node.input[2] = self._fresh(f"{name}_DequantizeLinear_Output")
+        name = reader.input[slot]
+        reader.input[slot] = self._fresh(f"{name}_DequantizeLinear_Output")
         steps = np.broadcast_to(steps, bias.shape).copy()
         inputs = [
             self._add(f"{name}_int32", integers.astype(np.int32)),
             self._add(f"{name}_scale", steps),
             self._add(f"{name}_zero_point", np.zeros(bias.shape, np.int32)),
         ]
-        return [helper.make_node("DequantizeLinear", inputs, [node.input[2]], axis=0)]
+        return [helper.make_node("DequantizeLinear", inputs, [reader.input[slot]], axis=0)]
+
+    def _bias(self, node: NodeProto) -> tuple[NodeProto, int] | None:
+        """The node and input slot that read this node's bias: its own third, or that of the Add behind a MatMul."""
+        if node.op_type != "MatMul":
+            has_bias = len(node.input) > 2 and node.input[2] and _plain_bias(node)
+            return (node, 2) if has_bias else None
+        adder = self._index.only_consumer(node.output[0])
+        if adder is None or adder.op_type != "Add":
+            return None
+        slot = 1 - list(adder.input).index(node.output[0])
+        return (adder, slot) if self._index.constant(adder.input[slot]) is not None else None
+
+    def _finer_scale(self, quantizer: NodeProto) -> str:
+        """A scale that lays all of uint8 over [0, amax], for a tensor that a Clip from 0 makes; else empty."""
+        clip = self._index.producer(quantizer.input[0])
+        if clip is None or clip.op_type != "Clip" or len(clip.input) < 3:
+            return ""
+        low, high = self._values(clip.input[1]), self._values(clip.input[2])
+        if low is None or high is None or low.size != 1 or float(low.reshape(())) != 0:
+            return ""
+        top = np.float32(min(self._step(quantizer) * 127, float(high.reshape(()))))
+        scale = np.float32(top / np.float32(255))
+        while np.float32(255) * scale > top:  # the last bit decides whether the range is inside that of the Clip
+            scale = np.nextafter(scale, np.float32(0))
+        self.report.finer += 1
+        return self._add(f"{quantizer.input[0]}_scale_u8", np.asarray(scale, np.float32))
 
     def _fused_output(self, node: NodeProto) -> str:
         """The tensor a convolution's kernel writes: behind the activation function that only it feeds."""
