@@ -275,6 +275,16 @@ def test_a_single_nan_is_found_wherever_it_is_and_named(position: int, batch: in
     assert caught.value.where == "sample sample-1"
 
 
+@pytest.mark.parametrize("tail", ["y = Add (c, x)", "y = Relu (c)", "d = Sub (x, c) y = Max (d, x)"])
+def test_nan_is_named_where_it_arises_although_guards_are_shared(tail: str) -> None:
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+        net (float[n, 64] x) => (float[n, 64] y) {{ a = Sqrt (x) b = Add (a, x) c = Mul (b, x) {tail} }}"""
+    bad = np.full((1, 64), 2.0, np.float32)
+    bad[0, 33] = -1.0
+    with pytest.raises(cal.TensorNotFinite, match="`a` became NaN"):
+        collect(parsed(text), Given([{"x": bad}]))
+
+
 def test_infinity_is_named() -> None:
     text = """<ir_version: 8, opset_import: ["": 17]>
         net (float[n, 5] x) => (float[n, 5] y) { e = Exp (x) y = Sub (x, e) }"""

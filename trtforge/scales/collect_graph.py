@@ -92,7 +92,7 @@ def measuring_model(model: Model, measured: Sequence[Activation], exact: frozens
 
     The guard is the sum of the tensor: it is finite only if every value is, which the minimum and maximum of
     onnxruntime do not tell (its vectorized reductions drop NaN). A sum of huge finite values may overflow, so for
-    the tensors in ``exact`` the guard sums ``x - x``, which is 0 or NaN.
+    the tensors in ``exact`` the guard sums ``x - x``, which is 0 or NaN. Some tensors share a guard, see ``_guards``.
 
     Output ``i`` holds the values of ``grouped(measured)[i]``: first all minima, then all maxima, then all guards.
     """
@@ -100,16 +100,44 @@ def measuring_model(model: Model, measured: Sequence[Activation], exact: frozens
     edited.CopyFrom(model.proto)
     graph = edited.graph
     modern = (default_opset(edited) or 0) >= 13
-    behind = {item.source: _Reductions(item, exact=item.name in exact, modern=modern) for item in measured}
+    guards = _guards(measured, Index(model.proto.graph), exact)
+    behind = {
+        item.source: _Reductions(
+            item, guarded=guards[item.source] == item.source, exact=item.name in exact, modern=modern
+        )
+        for item in measured
+    }
     _rewrite_nodes(graph, model.proto.graph, behind)
     del graph.output[:]
     for number, group in enumerate(grouped(measured)):
-        parts = [behind[item.source].results[kind] for kind in range(3) for item in group]
+        parts = [behind[item.source].results[kind] for kind in ("ReduceMin", "ReduceMax") for item in group]
+        parts += [behind[guards[item.source]].results["ReduceSum"] for item in group]
         graph.node.append(helper.make_node("Concat", parts, [f"{_PREFIX}{number}"], axis=0))
         graph.output.append(onnx.ValueInfoProto(name=f"{_PREFIX}{number}"))
     if any(item.rank is None for item in measured) and modern:
         graph.initializer.append(helper.make_tensor(_AXES, TensorProto.INT64, [1], [0]))
     return edited
+
+
+def _guards(measured: Sequence[Activation], index: Index, exact: frozenset[str]) -> dict[str, str]:
+    """Whose guard watches over each tensor (by source): its own, or that of arithmetic it goes into.
+
+    A NaN survives + - * /, so the guard of their result will do for an operand of the same rank and type (unless the
+    result is empty because the other operand is). In a residual network this spares the largest tensors.
+    """
+    by_source = {item.source: item for item in measured}
+    guards: dict[str, str] = {}
+    for item in reversed(measured):  # graph order: what consumes a tensor comes after it
+        guards[item.source] = item.source
+        if item.name in exact or item.unpad:
+            continue
+        for node in index.consumers_of(item.source):
+            result = by_source.get(node.output[0])
+            arithmetic = node.domain in ("", "ai.onnx") and node.op_type in ("Add", "Sub", "Mul", "Div")
+            if arithmetic and result is not None and (result.rank, result.dtype) == (item.rank, item.dtype):
+                guards[item.source] = guards[result.source]
+                break
+    return guards
 
 
 def _rewrite_nodes(graph: onnx.GraphProto, source: onnx.GraphProto, behind: Mapping[str, _Reductions]) -> None:
@@ -149,7 +177,7 @@ def read_outputs(outputs: Sequence[np.ndarray[Any, Any]], order: Sequence[Activa
 class _Reductions:
     """The nodes behind one tensor. Reductions keep the rank, because a Reshape would cost as much as they do."""
 
-    def __init__(self, item: Activation, *, exact: bool, modern: bool) -> None:
+    def __init__(self, item: Activation, *, guarded: bool, exact: bool, modern: bool) -> None:
         self.nodes: list[NodeProto] = []
         self._item = item
         self._modern = modern
@@ -159,10 +187,11 @@ class _Reductions:
             source = self._add("ReorderOutput", [source], "unpadded", **reorder)
         if item.dtype in ("float16", "bfloat16"):  # onnxruntime reduces float and double
             source = self._add("Cast", [source], "cast", to=TensorProto.FLOAT)
-        self.results = [self._reduce("ReduceMin", source), self._reduce("ReduceMax", source)]
+        self.results = {op_type: self._reduce(op_type, source) for op_type in ("ReduceMin", "ReduceMax")}
         if exact:
             source = self._add("Sub", [source, source], "zero")
-        self.results.append(self._reduce("ReduceSum", source))
+        if guarded:
+            self.results["ReduceSum"] = self._reduce("ReduceSum", source)
 
     def _reduce(self, op_type: str, source: str) -> str:
         if self._item.rank is not None:
