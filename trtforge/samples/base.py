@@ -33,4 +33,7 @@ class SampleSet(Protocol):
         """(id, sha256 of the source file) of every sample, in order, without decoding any."""
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able: where the samples come from and how they are preprocessed; goes into the receipt."""
+        """JSON-able: where the samples come from, and under ``inputs`` how they are preprocessed.
+
+        The receipt keeps ``inputs`` (everything, where it is missing); tables that differ in it are not merged.
+        """

@@ -245,7 +245,7 @@ def _activations(session: Any, index: Index) -> dict[str, Activation]:
 
 
 def _activation(value: Any) -> Activation:
-    shape = value.shape or ()
+    shape = tuple(value.shape or ())
     channels = shape[1] if len(shape) > 1 and isinstance(shape[1], int) else None
     return Activation(value.name, _FLOATS[value.type], len(shape) or None, channels, value.name)
 
