@@ -31,7 +31,7 @@ def build(
     quiet: Quiet = False,
     no_progress: NoProgress = False,
 ) -> None:
-    """Build the engines of a recipe and publish them to its store.
+    """Build, check and publish the engines of a recipe.
 
     Surgery, calibration and compilation happen here when they can. Where only the device can compile, all the
     rest is done, a kit is written, and the exit code is 10.

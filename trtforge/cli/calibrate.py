@@ -30,7 +30,7 @@ def calibrate(
     quiet: Quiet = False,
     no_progress: NoProgress = False,
 ) -> None:
-    """Gather the min-max range of every tensor over the calibration set.
+    """Gather every tensor's range over the calibration set.
 
     Streams: memory does not grow with the number of samples, and a killed run continues where it was.
     """

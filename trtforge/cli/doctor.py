@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(json: Json = False) -> None:
-    """Say what works here: this CPU, the compilers, the GPU, and the next command for what does not."""
+    """Say what works on this machine, and what would help."""
     ui = Ui(json=json)
     from importlib import metadata
 

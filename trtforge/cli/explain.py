@@ -20,7 +20,7 @@ def explain(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Explain an error code or a lint rule; without a code, list them all."""
+    """Explain an error code or a lint rule; list them all."""
     ui = Ui(json=json)
     from trtforge.errors import catalogue
     from trtforge.lint.explain import explain as page

@@ -24,7 +24,10 @@ def inspect(
     ],
     json: Json = False,
 ) -> None:
-    """Show what a file or folder is: engine, store, plan, kit or ONNX model. Nothing is loaded or run."""
+    """Show what an engine, plan, kit or ONNX model is.
+
+    Nothing is loaded or run, and no GPU is needed.
+    """
     ui = Ui(json=json)
     path = Path(what)
     if path.suffix == ".onnx" and path.is_file():

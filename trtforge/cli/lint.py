@@ -13,7 +13,10 @@ def register(app: typer.Typer) -> None:
 
 
 def lint(recipe: RecipePath, only: Only = None, set_: Set = None, json: Json = False, quiet: Quiet = False) -> None:
-    """Check the model, the recipe and the target against each other. Exit code 11 when a finding is an error."""
+    """Check model, recipe and target against each other.
+
+    Exit code 11 when a finding is an error.
+    """
     ui = Ui(json=json, quiet=quiet)
     from trtforge.errors.usage import LintFailed
     from trtforge.lint.run import lint as check

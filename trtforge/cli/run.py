@@ -46,7 +46,10 @@ def run(
     quiet: Quiet = False,
     no_progress: NoProgress = False,
 ) -> None:
-    """Run an engine on samples. Exit code 8 when the recipe's `verify` bound is missed."""
+    """Run an engine on samples and compare it with the FP32 model.
+
+    Exit code 8 when the recipe's `verify` bound is missed.
+    """
     ui = Ui(json=json, quiet=quiet, progress=not no_progress)
     from trtforge.engines.load import open_engine
     from trtforge.pipeline.run import run as execute

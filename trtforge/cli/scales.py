@@ -50,7 +50,7 @@ def show(
     tensor: Annotated[str, typer.Option("--tensor", help="Only tensors whose name contains this")] = "",
     json: Json = False,
 ) -> None:
-    """Print a table's tensors with range and scale, and how it was made."""
+    """Print the range and scale of every tensor."""
     ui = Ui(json=json)
     from trtforge.scales.read import read_any
 
@@ -152,7 +152,7 @@ def _without_scale(scales: Path, table: ScaleTable, plain: Path | None) -> list[
 
 
 def diff(first: ScalesFile, second: ScalesFile, json: Json = False) -> None:
-    """Compare two tables: tensors only in one, and the largest differences of scale."""
+    """Compare two tables, tensor by tensor."""
     ui = Ui(json=json)
     from trtforge.scales.diff import diff as compare
     from trtforge.scales.read import read_any

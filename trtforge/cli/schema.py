@@ -19,7 +19,10 @@ def schema(
         typer.Argument(metavar="RESULT", help="A result's name, e.g. build; none lists them", show_default=False),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of a command's `--json` result; `recipe-file` and `manifest` for the files."""
+    """Print the JSON Schema of a command's `--json` result.
+
+    `recipe-file` and `manifest` are the two file formats.
+    """
     from trtforge.cli.results import RESULTS
     from trtforge.errors.usage import UnknownSchema
 

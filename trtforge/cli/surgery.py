@@ -24,7 +24,10 @@ def surgery(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a recipe's surgery passes on its model; print which applied, which did not and why, and the difference."""
+    """Run a recipe's surgery passes and show what changed.
+
+    Says which pass applied, which did not and why, and how the graph differs.
+    """
     ui = Ui(json=json, quiet=quiet)
     from trtforge.errors.usage import OneEngineNeeded
     from trtforge.graph.passes.registry import available

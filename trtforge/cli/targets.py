@@ -18,7 +18,10 @@ def targets(
     key: Annotated[str | None, typer.Argument(help="Show one target in full", show_default=False)] = None,
     json: Json = False,
 ) -> None:
-    """List the targets a recipe can name, with the figures that matter and where each comes from."""
+    """List the targets a recipe can name.
+
+    With a key: one target in full, with the source of every figure.
+    """
     ui = Ui(json=json)
     from trtforge.cli.target_tables import one, overview
 
