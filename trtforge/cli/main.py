@@ -37,7 +37,7 @@ app = typer.Typer(
     help="One recipe from an ONNX model to a checked engine, for each NVIDIA target.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 
 
