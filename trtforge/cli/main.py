@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import signal
 import sys
 import traceback
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trtforge import __version__
 from trtforge.cli.ui import show_error
 from trtforge.errors.base import TrtforgeError
+from trtforge.errors.environment import refusal
+from trtforge.errors.usage import WrongUsage
+
+if TYPE_CHECKING:
+    from typer._click.exceptions import UsageError
+else:
+    UsageError = typer.BadParameter.__base__  # typer carries its own click, whose name is not public
+INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell reports a process that SIGINT or SIGPIPE ended
 
 COMMANDS = (
     "build",
@@ -65,44 +74,79 @@ for _name in COMMANDS:
 def entry() -> None:
     """The console script. Exit codes: see `trtforge.errors.base.EXIT_CODES`."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name need not be text in this terminal's encoding
+    sys.exit(_guarded())
+
+
+def _guarded() -> int:
+    """Run the command; every exception ends here as an exit code."""
     try:
-        app(standalone_mode=True)
+        code = int(app(standalone_mode=False) or 0)  # typer returns the code of an Exit, and 130 for Ctrl-C
+        sys.stdout.flush()
+    except UsageError as error:
+        code = _wrong_use(error)
     except TrtforgeError as error:
-        _report(error)
-        sys.exit(error.exit_code)
+        code = _report(error)
     except KeyboardInterrupt:
-        print("interrupted: nothing half-written was left behind", file=sys.stderr)
-        sys.exit(130)
+        code = INTERRUPTED
+    except SystemExit as stop:
+        # typer ends so when the reader of stdout went away (`| head`), and after shell completion
+        code = CLOSED_PIPE if isinstance(stop.__context__, BrokenPipeError) else int(stop.code or 0)
     except BrokenPipeError:
-        # the reader of our stdout went away (`| head`); point stdout elsewhere so that the shutdown flush is silent
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at shutdown is to be silent
+        code = CLOSED_PIPE
     except Exception as error:
-        _internal(error)
-        sys.exit(1)
+        refused = refusal(error) if isinstance(error, OSError) else None
+        code = _report(refused) if refused else _internal(error)
+    if code == INTERRUPTED:
+        print("interrupted: nothing half-written was left behind", file=sys.stderr)
+    return code
 
 
-def _report(error: TrtforgeError) -> None:
-    if "--json" in sys.argv:
-        print(json.dumps({"schema": "trtforge.error/1", "error": error.to_json()}, indent=2, ensure_ascii=False))
+def _report(error: TrtforgeError) -> int:
+    _print_json(error.to_json())
     show_error(error)
-    if _debug():
+    _traceback(error)
+    return error.exit_code
+
+
+def _wrong_use(error: UsageError) -> int:
+    """What Typer found wrong with the command line, told like every other error."""
+    message, command = error.format_message(), error.ctx.command_path if error.ctx else "trtforge"
+    if error.ctx is not None and message == error.ctx.get_help():
+        print(message, file=sys.stderr)  # `trtforge` alone
+        return error.exit_code
+    return _report(WrongUsage(message[:1].lower() + message[1:].rstrip("."), next=f"{command} --help"))
+
+
+def _internal(error: Exception) -> int:
+    what, again = f"{type(error).__name__}: {error}", "run again as `trtforge --debug ...` for the traceback to report"
+    _print_json(
+        {
+            "code": "INTERNAL",
+            "title": "internal error",
+            "exit_code": 1,
+            "what": what,
+            "where": "",
+            "why": "this is a bug in trtforge",
+            "next": again,
+        }
+    )
+    print(f"internal error: {what}\n  this is a bug in trtforge; {again}", file=sys.stderr)
+    _traceback(error)
+    return 1
+
+
+def _print_json(error: dict[str, Any]) -> None:
+    if "--json" in sys.argv:
+        print(json.dumps({"schema": "trtforge.error/1", "error": error}, indent=2, ensure_ascii=False))
+
+
+def _traceback(error: Exception) -> None:
+    if os.environ.get("TRTFORGE_DEBUG"):
         traceback.print_exception(error)
-
-
-def _internal(error: Exception) -> None:
-    print(f"internal error: {type(error).__name__}: {error}", file=sys.stderr)
-    if _debug():
-        traceback.print_exception(error)
-    else:
-        print(
-            "  this is a bug in trtforge; run again as `trtforge --debug ...` for the traceback to report",
-            file=sys.stderr,
-        )
-
-
-def _debug() -> bool:
-    return bool(os.environ.get("TRTFORGE_DEBUG"))
 
 
 def _terminate(signum: int, frame: FrameType | None) -> Any:

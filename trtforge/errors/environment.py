@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from trtforge.errors.base import TrtforgeError
 
 
@@ -25,3 +27,42 @@ class NoGpu(TrtforgeError):
 
     code = "ENV301"
     title = "no NVIDIA GPU"
+
+
+class FileRefused(TrtforgeError):
+    """The operating system refused to read or write a file: no permission, no space left, or a disk in trouble.
+
+    The file is one that the command was asked to write (`--out`), or one in trtforge's cache (`trtforge doctor` says
+    where that is; the variable `TRTFORGE_CACHE` moves it). Files are written whole or not at all, so none was left
+    half-written.
+    """
+
+    code = "ENV102"
+    title = "file could not be read or written"
+
+
+_REFUSALS = {
+    errno.EACCES: "change the permissions of the file or of its folder, or name another place",
+    errno.EPERM: "change the permissions of the file or of its folder, or name another place",
+    errno.EROFS: "name a place on a file system that can be written; TRTFORGE_CACHE=FOLDER moves the cache",
+    errno.ENOSPC: "free some space, or name a place on another disk; TRTFORGE_CACHE=FOLDER moves the cache",
+    errno.EDQUOT: "free some space, or name a place on another disk; TRTFORGE_CACHE=FOLDER moves the cache",
+    errno.ENOTDIR: "a file lies where a folder is needed: move it away, or name another place",
+    errno.EEXIST: "a file lies where a folder is needed: move it away, or name another place",
+    errno.EISDIR: "a folder lies where a file is needed: name another file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
+    errno.EIO: "check the disk: dmesg",
+}
+
+
+def refusal(error: OSError) -> FileRefused | None:
+    """The operating system's refusal as an error for a person; None when it is no matter of the machine."""
+    if error.errno not in _REFUSALS:
+        return None
+    return FileRefused(
+        "a file could not be read or written",
+        where=str(error.filename2 or error.filename or ""),
+        why=error.strerror or str(error),
+        next=_REFUSALS[error.errno],
+    )

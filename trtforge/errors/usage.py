@@ -5,6 +5,16 @@ from __future__ import annotations
 from trtforge.errors.base import TrtforgeError
 
 
+class WrongUsage(TrtforgeError):
+    """The command line names a command, an option or a value that trtforge does not have, or leaves one out.
+
+    `trtforge COMMAND --help` shows what a command takes.
+    """
+
+    code = "USE100"
+    title = "wrong use of the command line"
+
+
 class UnknownCode(TrtforgeError):
     """`trtforge explain` was asked about a code that is neither an error nor a lint rule.
 
