@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trtforge.cli.options import Json, NoProgress, Only, Quiet, RecipePath, Set
-from trtforge.cli.ui import Ui
+from trtforge.cli.ui import Ui, shown
 
 if TYPE_CHECKING:
     from trtforge.cli.results import BuiltEngine
     from trtforge.pipeline.build import Outcome
+    from trtforge.pipeline.job import Job
 
 
 def register(app: typer.Typer) -> None:
@@ -56,8 +57,7 @@ def build(
         outcomes.append(build_one(job, force=force, progress=ui))
         _show(ui, outcomes[-1])
         if not locked:
-            for drift in lock.update(pins, loaded.path.name, job.name, lock.Pins.of(job.key_inputs)):
-                ui.log(f"{pins.name}: {drift}")
+            _pin(ui, pins, job)
     ui.log(f"done in {time.monotonic() - started:.2f} s")
     ui.result("build", {"recipe": str(recipe), "engines": [_row(outcome) for outcome in outcomes]})
     kits = [outcome.path for outcome in outcomes if outcome.status == "kit"]
@@ -72,6 +72,19 @@ def build(
                 next=f"copy the kit there, unpack it (tar -xf), and run: {outcomes[-1].job.on_device}",
             )
         )
+
+
+def _pin(ui: Ui, path: Path, job: Job) -> None:
+    """Write the build's inputs to the lock; say which differ from those of the last build."""
+    from trtforge.engines import lock
+
+    recipe = job.recipe.path.name
+    pinned = lock.read(path).pins(recipe, job.name) is not None
+    drifts = lock.update(path, recipe, job.name, lock.Pins.of(job.key_inputs))
+    if drifts and not pinned:
+        ui.log(f"{job.name}: inputs pinned in {shown(path)}")
+    for drift in drifts if pinned else ():
+        ui.log(f"{path.name}: {drift}")
 
 
 def _show(ui: Ui, outcome: Outcome) -> None:

@@ -15,17 +15,15 @@ def register(app: typer.Typer) -> None:
 def doctor(json: Json = False) -> None:
     """Say what works on this machine, and what would help."""
     ui = Ui(json=json)
-    from importlib import metadata
-
     from trtforge import __version__
     from trtforge.backends.registry import availabilities
     from trtforge.cache import cache_dir
-    from trtforge.pipeline.job import TOOLS
+    from trtforge.pipeline.job import TOOLS, installed
     from trtforge.targets.host import host_facts
 
     facts = host_facts()
     backends = availabilities()
-    packages = {name: metadata.version(name) for name in TOOLS}
+    packages = {name: installed(name) for name in TOOLS}
     ui.say(f"trtforge {__version__}; cache {cache_dir()}")
     ui.say(f"CPU: {facts.model}, {facts.cores} cores, {' '.join(facts.isa) or 'no flags known'}")
     rows = [
@@ -33,7 +31,7 @@ def doctor(json: Json = False) -> None:
         for name, a in backends.items()
     ]
     ui.table("Backends", ("backend", "compile", "run", "version", "why not", "next"), rows)
-    ui.table("Packages", ("package", "version"), list(packages.items()))
+    ui.table("Packages", ("package", "version"), [(name, version or "missing") for name, version in packages.items()])
     ui.result(
         "doctor",
         {

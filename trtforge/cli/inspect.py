@@ -9,9 +9,12 @@ import typer
 
 from trtforge.cli.options import Json
 from trtforge.cli.ui import Ui, human_bytes
+from trtforge.errors.usage import NoSuchFile
 
 if TYPE_CHECKING:
     from trtforge.engines.manifest import Manifest
+
+FILES = (".onnx", ".tar", ".plan")
 
 
 def register(app: typer.Typer) -> None:
@@ -24,18 +27,24 @@ def inspect(
     ],
     json: Json = False,
 ) -> None:
-    """Show what an engine, plan, kit or ONNX model is.
+    """Show what an engine, store, plan, kit or ONNX model is.
 
     Nothing is loaded or run, and no GPU is needed.
     """
     ui = Ui(json=json)
+    from trtforge.cli.store_table import show, stored
+
     path = Path(what)
-    if path.suffix == ".onnx" and path.is_file():
+    if path.suffix in FILES and not path.exists():
+        raise NoSuchFile("there is no such file", where=what, next="check the path; a store is a folder: engines/host")
+    if path.suffix == ".onnx":
         _model(ui, path)
-    elif path.suffix == ".tar" and path.is_file():
+    elif path.suffix == ".tar":
         _kit(ui, path)
     elif path.is_file():
         _plan(ui, path)
+    elif len(engines := stored(path)) > 1 or (engines and engines[0]["version"] is None):
+        show(ui, path, engines)
     else:
         _engine(ui, what)
 
@@ -45,7 +54,8 @@ def _engine(ui: Ui, what: str) -> None:
 
     version = find_engine(what)
     manifest = version.manifest
-    ui.table(f"{version.path}", ("what", "value"), _facts(manifest))
+    ui.say(f"{version.path}: engine")
+    ui.table("", ("what", "value"), _facts(manifest))
     ui.table(
         "Inputs and outputs",
         ("tensor", "direction", "shape", "dtype", "format"),
@@ -96,14 +106,20 @@ def _facts(manifest: Manifest) -> list[tuple[str, object]]:
             )
         )
     skip = ("precision", "summary", "sm")  # said above
-    rows += [(k, v) for k, v in manifest.report.items() if isinstance(v, (str, int, float)) and k not in skip]
+    rows += [
+        (k.replace("_", " "), v)
+        for k, v in manifest.report.items()
+        if isinstance(v, (str, int, float)) and k not in skip
+    ]
     return rows
 
 
 def _plan_header(path: Path) -> dict[str, Any]:
     from trtforge.engines.plan_header import read_header
+    from trtforge.engines.store_errors import explained
 
-    header = read_header(path)
+    with explained(path, f"read {path}"):
+        header = read_header(path)
     return {
         "kind": header.kind,
         "version": header.version,
@@ -115,7 +131,8 @@ def _plan_header(path: Path) -> dict[str, Any]:
 
 def _plan(ui: Ui, path: Path) -> None:
     header = _plan_header(path)
-    ui.table(str(path), ("what", "value"), list(header.items()))
+    ui.say(f"{path}: {header['kind']} plan")
+    ui.table("", ("what", "value"), list(header.items()))
     ui.result("inspect", {"kind": "plan", "path": str(path), "header": header})
 
 
@@ -134,8 +151,11 @@ def _model(ui: Ui, path: Path) -> None:
     from trtforge.graph.io import load
 
     facts = describe(load(path))
+    ui.say(f"{path}: ONNX model")
     ui.table(
-        str(path), ("what", "value"), [(key, value) for key, value in facts.items() if not isinstance(value, dict)]
+        "",
+        ("what", "value"),
+        [(key.replace("_", " "), value) for key, value in facts.items() if not isinstance(value, dict)],
     )
     ui.table("Operators", ("operator", "count"), list(facts["operators"].items()), right="count")
     ui.result("inspect", {"kind": "model", "path": str(path), "model": facts})

@@ -43,7 +43,7 @@ def lint(recipe: RecipePath, only: Only = None, set_: Set = None, json: Json = F
     if errors:
         ui.end(
             LintFailed(
-                f"{errors} findings are errors",
+                "a finding is an error" if errors == 1 else f"{errors} findings are errors",
                 where=str(recipe),
                 why="an engine built from this recipe would fail or be wrong on its target",
                 next="follow the `fix` column; `trtforge explain CODE` has the whole story of each",

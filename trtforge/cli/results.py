@@ -58,14 +58,29 @@ class Run(TypedDict):
     passed: bool | None
 
 
+class StoredEngine(TypedDict):
+    """``version`` is null for a kit; ``problem`` is empty unless the newest version cannot be read."""
+
+    path: str
+    version: int | None
+    target: str
+    backend: str
+    precision: str
+    size: int
+    created: str
+    parity: dict[str, Any] | None
+    problem: str
+
+
 class Inspect(TypedDict, total=False):
     schema: str
-    kind: Literal["engine", "plan", "kit", "model"]
+    kind: Literal["engine", "plan", "kit", "model", "store"]
     path: str
     manifest: dict[str, Any]
     header: dict[str, Any] | None
     kit: dict[str, Any]
     model: dict[str, Any]
+    engines: list[StoredEngine]
 
 
 class PassOutcome(TypedDict):
@@ -188,7 +203,7 @@ class Doctor(TypedDict):
     cache: str
     cpu: dict[str, Any]
     backends: dict[str, BackendState]
-    packages: dict[str, str]
+    packages: dict[str, str | None]
 
 
 class ErrorBody(TypedDict):

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from trtforge.errors.base import TrtforgeError
@@ -50,7 +51,13 @@ class Ui:
             table.add_column(column, justify="right" if column in right.split(",") else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(str(cell)) for cell in row))
-        console(sys.stdout).print(table)
+        screen = console(sys.stdout)
+        if sys.stdout.isatty():
+            screen.print(table)
+            return
+        with screen.capture() as drawn:
+            screen.print(table)
+        print("\n".join(line.rstrip() for line in drawn.get().splitlines()))  # rich fills cells with spaces
 
     def say(self, text: str = "") -> None:
         """A line of the human-readable result on stdout. Nothing with ``--json``."""
@@ -86,7 +93,8 @@ def console(stream: TextIO) -> Console:
     """A rich console: colour on a terminal only (NO_COLOR holds), and a redirected table has a fixed width."""
     from rich.console import Console
 
-    width = None if stream.isatty() else int(os.environ.get("COLUMNS", PLAIN_WIDTH))
+    columns = os.environ.get("COLUMNS", "")
+    width = None if stream.isatty() else int(columns) if columns.isdecimal() else PLAIN_WIDTH
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
 
 
@@ -150,6 +158,12 @@ def show_error(error: TrtforgeError) -> None:
         for number, line in enumerate(text.splitlines()):
             print(f"  {label + ':' if number == 0 else '':<6} {line}", file=sys.stderr)
     print(f"  more:  trtforge explain {error.code}", file=sys.stderr)
+
+
+def shown(path: Path) -> str:
+    """A path as a person would type it here: relative below the working directory."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def human_bytes(size: float) -> str:

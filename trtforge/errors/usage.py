@@ -69,6 +69,17 @@ class NoPlainModel(TrtforgeError):
     title = "no Q/DQ model"
 
 
+class NoSuchFile(TrtforgeError):
+    """`trtforge inspect` was given the name of a file that does not exist.
+
+    A name that ends in `.onnx`, `.plan` or `.tar` is taken for a file, relative to the working directory. Engines and
+    stores are folders, and are also found by their bare names under `engines/`.
+    """
+
+    code = "USE106"
+    title = "no such file"
+
+
 class LintFailed(TrtforgeError):
     """`trtforge lint` found something that would make the build fail, or the engine wrong, on its target.
 

@@ -84,8 +84,8 @@ def _build(job: Job, started: float, progress: Progress) -> Outcome:
     prepared = prepare(job, progress=progress)
     with _workdir() as workdir:
         if needs_device(job):
+            parity = verify.prepared(job, prepared, workdir, progress)  # first: a kit that misses its bound is none
             path = kit.write(job, prepared, workdir)
-            parity = verify.prepared(job, prepared, workdir, progress)
             facts = _facts(prepared, {}, parity)
             why = job.backend.availability().why
             return Outcome(job, "kit", path, None, time.monotonic() - started, why, parity, facts)

@@ -5,6 +5,7 @@ Imports nothing heavy, so that a build that has nothing to do says so at once.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from trtforge.backends.base import Backend
 from trtforge.digest import digest_json, sha256_file
 from trtforge.engines.key import engine_key, source_digest
 from trtforge.engines.store import Store
+from trtforge.errors.environment import MissingPackage
 from trtforge.progress import QUIET, Progress
 from trtforge.recipe.load import LoadedRecipe
 from trtforge.recipe.models import Engine
@@ -122,8 +124,30 @@ def plan(
 
 
 def tool_versions() -> dict[str, str]:
-    """Installed versions of the packages in ``TOOLS``, and of trtforge with a digest of its own source."""
-    return {name: metadata.version(name) for name in TOOLS} | {"trtforge": f"{__version__}+{source_digest()[:16]}"}
+    """Installed versions of the packages in ``TOOLS``, and of trtforge with a digest of its own source.
+
+    Raises MissingPackage (ENV101).
+    """
+    versions = {name: _required(name) for name in TOOLS}
+    return versions | {"trtforge": f"{__version__}+{source_digest()[:16]}"}
+
+
+def installed(package: str) -> str | None:
+    """The installed version of a package; None when it is missing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _required(package: str) -> str:
+    if (version := installed(package)) is not None:
+        return version
+    raise MissingPackage(
+        f"the package {package} is not installed",
+        why="trtforge depends on it, so the installation is incomplete",
+        next=f"{sys.executable} -m pip install {package}",
+    )
 
 
 def external_weights(path: Path) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trtforge.cache import cache_dir
 from trtforge.digest import digest_json
+from trtforge.errors.base import TrtforgeError
 from trtforge.graph import io
 from trtforge.graph.digests import digests
 from trtforge.graph.model import Digests, Model
@@ -55,12 +56,26 @@ def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Pre
     if job.calibration_set is None:
         return Prepared(result, identity, None, None, reused=False)
     path = scales_path(job, identity)
-    if path.exists() and not fresh:
-        return Prepared(result, identity, ScaleTable.load(path), path, reused=True)
-    table = collect(result.model, job.calibration_set, progress=progress, checkpoint=path.with_suffix(".part"))
+    checkpoint = path.with_suffix(".part")
+    if fresh:
+        checkpoint.unlink(missing_ok=True)
+    elif (cached := _cached(path, progress)) is not None:
+        return Prepared(result, identity, cached, path, reused=True)
+    table = collect(result.model, job.calibration_set, progress=progress, checkpoint=checkpoint)
     table.save(path)
-    path.with_suffix(".part").unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     return Prepared(result, identity, table, path, reused=False)
+
+
+def _cached(path: Path, progress: Progress) -> ScaleTable | None:
+    """The table calibrated earlier; a damaged one is said and made again, for it is only a cache."""
+    if not path.exists():
+        return None
+    try:
+        return ScaleTable.load(path)
+    except TrtforgeError as error:
+        progress.warn(f"calibrating again: {path} cannot be used ({error.what})")
+        return None
 
 
 def scales_path(job: Job, identity: Digests) -> Path:

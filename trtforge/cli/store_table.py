@@ -1,0 +1,107 @@
+"""The engines and kits of a store, or of the stores in a folder: what `trtforge inspect STORE` lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trtforge.cli.ui import Ui, human_bytes
+from trtforge.errors.base import TrtforgeError
+
+if TYPE_CHECKING:
+    from trtforge.cli.results import StoredEngine
+
+KITS = "*.kit.tar"
+
+
+def stored(folder: Path) -> list[StoredEngine]:
+    """The newest version of every engine, and every kit, in a store or in the stores under a folder."""
+    if not folder.is_dir():
+        return []
+    stores = [folder, *sorted(path for path in folder.glob("[!.]*") if path.is_dir())]
+    return [entry for store in stores for entry in _entries(store)]
+
+
+def show(ui: Ui, folder: Path, engines: list[StoredEngine]) -> None:
+    ui.say(f"{folder}: {len(engines)} engine{'' if len(engines) == 1 else 's'}")
+    ui.table(
+        "",
+        ("engine", "target", "backend", "precision", "size", "parity"),
+        [
+            (
+                str(Path(entry["path"]).relative_to(folder)),
+                entry["target"],
+                entry["backend"],
+                entry["precision"],
+                human_bytes(entry["size"]),
+                entry["problem"] or _parity(entry),
+            )
+            for entry in engines
+        ],
+        right="size",
+    )
+    ui.result("inspect", {"kind": "store", "path": str(folder), "engines": engines})
+
+
+def _parity(entry: StoredEngine) -> str:
+    if entry["version"] is None:
+        return "kit: the device compiles it"
+    return f"{entry['parity']['metric']} {entry['parity']['value']:.6f}" if entry["parity"] else "-"
+
+
+def _entries(root: Path) -> Iterator[StoredEngine]:
+    from trtforge.engines.kit import read_kit
+    from trtforge.engines.store import Store
+
+    store = Store(root)
+    for name in store.engines():
+        path = root / name / str(store.versions(name)[-1])
+        try:
+            found = store.latest(name)
+        except TrtforgeError as error:
+            yield _broken(path, error)
+            continue
+        manifest = found.manifest
+        yield {
+            "path": str(path),
+            "version": found.version,
+            "target": manifest.target.key,
+            "backend": manifest.backend,
+            "precision": str(manifest.recipe.get("precision", "-")),
+            "size": sum(record.size for record in manifest.files.values()),
+            "created": manifest.created,
+            "parity": manifest.parity,
+            "problem": "",
+        }
+    for path in sorted(root.glob(KITS)):
+        try:
+            kit = read_kit(path)
+        except TrtforgeError as error:
+            yield _broken(path, error)
+            continue
+        yield {
+            "path": str(path),
+            "version": None,
+            "target": kit.target,
+            "backend": kit.backend,
+            "precision": str(kit.recipe.get("precision", "-")),
+            "size": path.stat().st_size,
+            "created": "",
+            "parity": None,
+            "problem": "",
+        }
+
+
+def _broken(path: Path, error: TrtforgeError) -> StoredEngine:
+    return {
+        "path": str(path),
+        "version": None,
+        "target": "-",
+        "backend": "-",
+        "precision": "-",
+        "size": 0,
+        "created": "",
+        "parity": None,
+        "problem": f"{error.code}: {error.what}",
+    }
