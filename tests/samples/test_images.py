@@ -13,7 +13,8 @@ from PIL import Image
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.calibration import SampleDtype, SampleShape, SampleUnreadable, SampleUnsupported
 from trtforge.recipe.models import InputSpec
-from trtforge.samples.images import check_image_spec, load_image
+from trtforge.samples.images import load_image
+from trtforge.samples.specs import check_image_spec
 
 
 def spec(*, shape: tuple[int, ...] = (1, 3, 8, 8), dtype: str = "float32", **recipe: object) -> InputSpec:

@@ -36,24 +36,6 @@ _DECODE_ERRORS = (
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
-def check_image_spec(name: str, spec: InputSpec) -> None:
-    """An image input is [N, 3, H, W] or [N, H, W, 3] with H, W the crop; else SampleShape (CAL108)."""
-    recipe = _image(spec)
-    expected = (3, *recipe.crop) if recipe.layout == "nchw" else (*recipe.crop, 3)
-    if tuple(spec.shape[1:]) != expected:
-        raise SampleShape(
-            f"preprocessing makes images of another shape than input `{name}` has",
-            where=f"inputs.{name}",
-            why=f"layout {recipe.layout} and crop {list(recipe.crop)} give {list(expected)}, "
-            f"the input is {list(spec.shape[1:])} without its batch axis",
-            next="correct `shape`, `layout` or `crop` of the input",
-        )
-    if spec.dtype == "bool":
-        raise SampleUnsupported(
-            f"an image cannot feed input `{name}`", where=f"inputs.{name}", why="its type is bool", next="use `array`"
-        )
-
-
 def load_image(path: Path, where: str, spec: InputSpec) -> Array:
     """One photograph as [1, 3, H, W] or [1, H, W, 3] in the input's dtype.
 

@@ -1,4 +1,8 @@
-"""Sample sets made of files: described by a YAML file, or named on the command line."""
+"""Sample sets made of files: described by a YAML file, or named on the command line.
+
+What decodes (numpy, Pillow, nibabel) is imported when the first sample is decoded: a build that finds its engine up
+to date only hashes files.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from trtforge.digest import digest_json, sha256_file
 from trtforge.errors.calibration import (
@@ -20,13 +22,14 @@ from trtforge.errors.calibration import (
     SampleUnsupported,
     TooFewSamples,
 )
-from trtforge.samples.arrays import ARRAYS, load_array
 from trtforge.samples.base import Sample, SampleSet
 from trtforge.samples.entries import Entry, read_description
-from trtforge.samples.images import check_image_spec, load_image
 from trtforge.samples.sources import SourceFile, given, resolve
+from trtforge.samples.specs import check_image_spec
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from trtforge.recipe.models import InputSpec
 
 
@@ -130,6 +133,8 @@ class FileSamples:
         return described | ({"licence": self.licence} if self.licence else {})
 
     def _decode(self, file: SourceFile, name: str, spec: InputSpec) -> np.ndarray[Any, Any]:
+        from trtforge.samples.arrays import ARRAYS, load_array
+
         where = file.id if len(self.inputs) == 1 else f"{file.id} for input {name}"
         if spec.preprocess.kind == "image":
             if file.path.name.lower().endswith(ARRAYS):
@@ -139,6 +144,8 @@ class FileSamples:
                     why=f"input `{name}` has `preprocess: {{kind: image}}`",
                     next="name an image, or give the input `preprocess: {kind: array}`",
                 )
+            from trtforge.samples.images import load_image
+
             array = load_image(file.path, where, spec)
         else:
             array = load_array(file.path, where, name, spec)
@@ -217,6 +224,8 @@ def _refuse_repeats(listed: Sequence[_Listed]) -> None:
 
 
 def _refuse_not_finite(array: np.ndarray[Any, Any], where: str) -> None:
+    import numpy as np
+
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return
     position = [int(axis) for axis in np.argwhere(~np.isfinite(array))[0]]
