@@ -93,9 +93,11 @@ class Job:
         return {
             "engine": self.name,
             "recipe": digest_json(self.engine.model_dump(mode="json", exclude={"model", "calibration", "verify"})),
-            "calibration": _identity(self.calibration_set),
+            "calibration": _identity(self.calibration_set, self.engine.calibration.method)
+            if self.engine.calibration
+            else None,
             "scales": sha256_file(self.scales_file) if self.scales_file else None,
-            "verify": [digest_json(self.engine.verify.model_dump(mode="json")), _identity(self.verify_set)]
+            "verify": _identity(self.verify_set, digest_json(self.engine.verify.model_dump(mode="json")))
             if self.engine.verify
             else None,
             "model": self.model.sha256,
@@ -168,5 +170,5 @@ def external_weights(path: Path) -> str | None:
     return digests(model).weights if model.folder is not None else None
 
 
-def _identity(samples: SampleSet | None) -> str | None:
-    return None if samples is None else digest_json([samples.identities(), samples.describe()])
+def _identity(samples: SampleSet | None, how: str) -> str | None:
+    return None if samples is None else digest_json([samples.identities(), samples.describe(), how])

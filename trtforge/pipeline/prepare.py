@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from trtforge.cache import cache_dir
 from trtforge.digest import digest_json
 from trtforge.errors.base import TrtforgeError
@@ -56,15 +58,24 @@ def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Pre
     if job.calibration_set is None:
         return Prepared(result, identity, None, None, reused=False)
     path = scales_path(job, identity)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Builds for two targets may need the same table at once: the second waits and finds it made.
+    with FileLock(path.with_suffix(".lock")):
+        if not fresh and (cached := _cached(path, progress)) is not None:
+            return Prepared(result, identity, cached, path, reused=True)
+        return Prepared(result, identity, _calibrate(job, result.model, path, fresh, progress), path, reused=False)
+
+
+def _calibrate(job: Job, model: Model, path: Path, fresh: bool, progress: Progress) -> ScaleTable:
+    assert job.calibration_set is not None and job.engine.calibration is not None
     checkpoint = path.with_suffix(".part")
     if fresh:
         checkpoint.unlink(missing_ok=True)
-    elif (cached := _cached(path, progress)) is not None:
-        return Prepared(result, identity, cached, path, reused=True)
-    table = collect(result.model, job.calibration_set, progress=progress, checkpoint=checkpoint)
+    fused = job.engine.calibration.method == "minmax-fused"
+    table = collect(model, job.calibration_set, progress=progress, checkpoint=checkpoint, fused=fused)
     table.save(path)
     checkpoint.unlink(missing_ok=True)
-    return Prepared(result, identity, table, path, reused=False)
+    return table
 
 
 def _cached(path: Path, progress: Progress) -> ScaleTable | None:
@@ -80,9 +91,8 @@ def _cached(path: Path, progress: Progress) -> ScaleTable | None:
 
 def scales_path(job: Job, identity: Digests) -> Path:
     """Where the calibrated table of this model on these samples is cached."""
-    assert job.calibration_set is not None
+    assert job.calibration_set is not None and job.engine.calibration is not None
     tools = {name: version for name, version in tool_versions().items() if name in ("onnxruntime", "trtforge")}
-    key = digest_json(
-        [identity.graph, identity.weights, job.calibration_set.identities(), job.calibration_set.describe(), tools]
-    )
+    samples, method = job.calibration_set, job.engine.calibration.method
+    key = digest_json([identity.graph, identity.weights, samples.identities(), samples.describe(), method, tools])
     return cache_dir() / "scales" / f"{key}.json"

@@ -81,7 +81,11 @@ class Calibration(Strict):
 
     set: str | None = Field(None, min_length=1, description="A calibration set (YAML), relative to the recipe")
     scales: str | None = Field(None, min_length=1, description="A ScaleTable JSON written by `trtforge calibrate`")
-    method: Literal["minmax"] = Field("minmax", description="Range of a tensor: smallest and largest value seen")
+    method: Literal["minmax", "minmax-fused"] = Field(
+        "minmax",
+        description="Range of a tensor: smallest and largest value seen; `minmax-fused` looks only at tensors that "
+        "onnxruntime's fusion leaves: faster on convolutional networks, equal to about 1e-6",
+    )
     samples: Annotated[int, Field(gt=0)] | None = Field(None, description="Use the first N samples of the set")
 
     @model_validator(mode="after")
