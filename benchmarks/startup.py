@@ -27,6 +27,7 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"TRTFORGE_CACHE": f"{folder}/cache"}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its bytecode
         once = {
             f"`build {name}`, first": timed([*FORGE, "build", "-q", recipe(name), *store(folder, name)], environment)
             for name in ("host", "a100", "a2")
