@@ -94,6 +94,25 @@ def test_upgrade_carries_functions(parse) -> None:
     assert result.proto.functions == model.proto.functions
 
 
+def test_upgrade_writes_out_functions_whose_operators_changed(parse, values, agree) -> None:
+    """Softmax 11 flattens; onnxruntime reads a function's body by the model's opset and would not."""
+    model = parse("""
+        <ir_version: 8, opset_import: ["": 11, "mine": 1]>
+        g (float[1, 2, 4, 3] x) => (float[1, 2, 4, 3] y) {
+            a = mine.outer(x)
+            y = mine.rows(a)
+        }
+        <domain: "mine", opset_import: ["": 11]> rows (a) => (b) { b = Softmax<axis = 1>(a) }
+        <domain: "mine", opset_import: ["": 11, "mine": 1]> outer (a) => (b) { c = Abs(a)  b = mine.rows(c) }
+    """)
+    result, report = apply(model, "upgrade-opset")
+    assert report.modified
+    assert not result.proto.functions
+    onnx.checker.check_model(result.proto)
+    feeds = {"x": np.random.default_rng(0).normal(size=(1, 2, 4, 3)).astype(np.float32)}
+    agree(values(model, feeds), values(result, feeds), {"y"})
+
+
 # fold-constants ----------------------------------------------------------------------------------------------
 
 

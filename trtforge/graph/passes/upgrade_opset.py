@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 
 import onnx
-from onnx import GraphProto, ModelProto
+import onnx.inliner
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 from trtforge.errors.graph import PassFailed
 from trtforge.graph.index import Index, rename_tensors, subgraphs
@@ -23,19 +25,29 @@ class UpgradeOpset(Pass):
 
     Q/DQ nodes with one scale per channel need opset 13, `LayerNormalization` 17, and TensorRT's parsers are
     best tested from there on. The conversion is onnx's own; tensors keep their names, and those the converter
-    adds are named after the version. Model-local functions are carried over as they are.
+    adds are named after the version. Model-local functions are carried over as they are, but for those with an
+    operator that has a newer definition by now (Softmax, from 13): engines read a function's body by the model's
+    opset, so these are written out in the graph first, and converted with it.
     """
 
     name = "upgrade-opset"
     target = 17
 
     def requires(self, model: Model) -> str:
-        return "" if default_opset(model.proto) else "the model states no opset for the standard operators"
+        stated = default_opset(model.proto)
+        if not stated:
+            return "the model states no opset for the standard operators"
+        if stated < self.target and (mixed := _functions_that_change(model.proto, stated)):
+            return f"the function {mixed[0].name!r} is written for another opset than the model's, {stated}"
+        return ""
 
     def apply(self, model: Model, context: Context) -> PassResult:
         before = default_opset(model.proto) or 0
         if before >= self.target:
             return PassResult(False, f"the model uses opset {before} already")
+        while outdated := _functions_that_change(model.proto, self.target):
+            ids = [(function.domain, function.name) for function in outdated]
+            model.proto.CopyFrom(onnx.inliner.inline_selected_functions(model.proto, ids))
         if before < 13:
             infer_in_place(model)  # the conversion of Softmax is simpler where the rank is known
         proto = model.proto
@@ -63,6 +75,35 @@ class UpgradeOpset(Pass):
     def ensures(self, model: Model) -> str:
         opset = default_opset(model.proto) or 0
         return "" if opset >= self.target else f"the model still states opset {opset}"
+
+
+def _functions_that_change(proto: ModelProto, opset: int) -> list[FunctionProto]:
+    """Model-local functions with a standard operator that has another definition in ``opset`` than in their own."""
+    return [function for function in proto.functions if _changes(function, opset)]
+
+
+def _changes(function: FunctionProto, opset: int) -> bool:
+    own = max((entry.version for entry in function.opset_import if entry.domain in ("", "ai.onnx")), default=opset)
+    return any(
+        _definition(node.op_type, own) != _definition(node.op_type, opset)
+        for node in _all_nodes(function.node)
+        if node.domain in ("", "ai.onnx")
+    )
+
+
+def _all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    for node in nodes:
+        yield node
+        for subgraph in subgraphs(node):
+            yield from _all_nodes(subgraph.node)
+
+
+def _definition(op: str, opset: int) -> int | None:
+    """Opset in which the definition of an operator that holds in ``opset`` came; None when there is none."""
+    try:
+        return int(onnx.defs.get_schema(op, opset).since_version)
+    except onnx.defs.SchemaError:
+        return None
 
 
 def _without_functions(proto: ModelProto) -> ModelProto:
