@@ -1,0 +1,184 @@
+"""A small project to build from, for the tests of the command line and of the pipeline."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHAPE = (1, 3, 16, 16)
+
+HOST = """\
+target: host
+backend: onnxruntime
+engines:
+  net:
+    model: {onnx: ../models/net.onnx}
+    inputs: {x: {shape: [1, 3, 16, 16]}}
+    surgery: [infer-shapes]
+    precision: int8
+    calibration: {set: ../data/cal.yaml}
+    verify: {set: ../data/held.yaml, metric: cosine, at_least: 0.9}
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that ended: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Workshop:
+    """A project folder: `recipes/host.yaml`, a network of two convolutions, and samples for it.
+
+    ``forge`` runs a command in this process (imports are paid once), ``start`` in one of its own.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.cache = root / ".cache"
+        self.store = root / "engines" / "host"
+        for name in ("recipes", "models", "data"):
+            (root / name).mkdir()
+        (root / "pyproject.toml").touch()  # marks the project's root
+        self.write_model()
+        self.write_set("cal", range(6))
+        self.write_set("held", range(6, 9))
+        self.recipe("host", HOST)
+
+    def write_model(self, name: str = "net", *, seed: int = 0, channels: int = 8) -> Path:
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+
+        rng = self.rng(seed)
+        weights = {
+            "w0": rng.normal(0, 0.3, (channels, 3, 3, 3)),
+            "b0": rng.normal(0, 0.1, channels),
+            "w1": rng.normal(0, 0.2, (4, channels, 3, 3)),
+            "b1": rng.normal(0, 0.1, 4),
+        }
+        graph = helper.make_graph(
+            [
+                helper.make_node("Conv", ["x", "w0", "b0"], ["c0"], name="conv0", pads=[1] * 4),
+                helper.make_node("Relu", ["c0"], ["r0"], name="relu0"),
+                helper.make_node("Conv", ["r0", "w1", "b1"], ["c1"], name="conv1", pads=[1] * 4),
+                helper.make_node("GlobalAveragePool", ["c1"], ["p0"], name="pool"),
+                helper.make_node("Flatten", ["p0"], ["y"], name="flat"),
+            ],
+            "net",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *SHAPE[1:]])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+            [numpy_helper.from_array(value.astype("float32"), key) for key, value in weights.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        path = self.root / "models" / f"{name}.onnx"
+        onnx.save(model, path)
+        return path
+
+    def write_sample(self, number: int, *, scale: float = 1.0) -> Path:
+        import numpy as np
+
+        path = self.root / "data" / f"{number}.npy"
+        np.save(path, (self.rng(number + 100).normal(0, scale, SHAPE[1:])).astype(np.float32))
+        return path
+
+    def write_set(self, name: str, numbers: range) -> Path:
+        for number in numbers:
+            self.write_sample(number)
+        path = self.root / "data" / f"{name}.yaml"
+        path.write_text("samples:\n" + "".join(f"  - {number}.npy\n" for number in numbers))
+        return path
+
+    def recipe(self, name: str, text: str) -> Path:
+        path = self.root / "recipes" / f"{name}.yaml"
+        path.write_text(text)
+        return path
+
+    def bend(self, name: str, *changes: tuple[str, str]) -> Path:
+        """A recipe like `host`, with each first text replaced by the second."""
+        text = HOST
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new)
+        return self.recipe(name, text)
+
+    def forge(self, *args: str | Path) -> Done:
+        from trtforge.cli.main import entry
+
+        out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+        argv, handler = sys.argv, signal.getsignal(signal.SIGTERM)
+        sys.argv = ["trtforge", *map(str, args)]
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+                entry()
+        finally:
+            sys.argv = argv
+            signal.signal(signal.SIGTERM, handler)
+            os.environ.pop("TRTFORGE_DEBUG", None)
+        printed = []
+        for stream in (out, err):
+            stream.flush()
+            printed.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Done(code, *printed)
+
+    def build(self, *args: str | Path, recipe: str = "host", code: int = 0) -> dict[str, Any]:
+        """`trtforge build --json`, which must end with ``code``; its result, or its error."""
+        done = self.forge("build", f"recipes/{recipe}.yaml", "--json", *args)
+        assert done.code == code, done.err + done.out
+        result: dict[str, Any] = done.json
+        return result
+
+    def start(self, *args: str | Path, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "trtforge.cli.main", *map(str, args)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.root,
+            env=os.environ | environment,
+        )
+
+    def run(self, *args: str | Path, **environment: str) -> Done:
+        process = self.start(*args, **environment)
+        out, err = process.communicate(timeout=120)
+        return Done(process.returncode, out, err)
+
+    def files(self, folder: Path | None = None) -> list[str]:
+        """Every file below a folder, hidden ones too, as sorted relative paths."""
+        folder = folder or self.root
+        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+    @staticmethod
+    def rng(seed: int) -> Any:
+        import numpy as np
+
+        return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+    made = Workshop(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRTFORGE_CACHE", str(made.cache))
+    for name in ("TRTFORGE_DEBUG", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    yield made
