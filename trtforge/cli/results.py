@@ -6,7 +6,7 @@ meaning or goes away, not when one is added. An error is ``trtforge.error/1``.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, Required
 
 from typing_extensions import TypedDict
 
@@ -73,9 +73,9 @@ class StoredEngine(TypedDict):
 
 
 class Inspect(TypedDict, total=False):
-    schema: str
-    kind: Literal["engine", "plan", "kit", "model", "store"]
-    path: str
+    schema: Required[str]
+    kind: Required[Literal["engine", "plan", "kit", "model", "store"]]
+    path: Required[str]
     manifest: dict[str, Any]
     header: dict[str, Any] | None
     kit: dict[str, Any]
@@ -183,7 +183,7 @@ class Code(TypedDict):
 class Explain(TypedDict, total=False):
     """``code`` and ``text`` for one page; ``codes`` for the list."""
 
-    schema: str
+    schema: Required[str]
     code: str
     text: str
     codes: list[Code]
@@ -206,7 +206,14 @@ class Doctor(TypedDict):
     packages: dict[str, str | None]
 
 
+class SchemaList(TypedDict):
+    schema: str
+    names: list[str]
+
+
 class ErrorBody(TypedDict):
+    """``problems``: of a recipe with several, each as an error of its own. ``code`` INTERNAL: a bug in trtforge."""
+
     code: str
     title: str
     exit_code: int
@@ -214,6 +221,7 @@ class ErrorBody(TypedDict):
     where: str
     why: str
     next: str
+    problems: NotRequired[list[ErrorBody]]
 
 
 class Error(TypedDict):
@@ -234,6 +242,7 @@ RESULTS: dict[str, type] = {
     "scales-convert": ScalesConvert,
     "scales-diff": ScalesDiff,
     "scales-show": ScalesShow,
+    "schema-list": SchemaList,
     "surgery": Surgery,
     "surgery-list": SurgeryList,
     "target": OneTarget,

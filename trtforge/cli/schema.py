@@ -8,6 +8,11 @@ from typing import Annotated
 
 import typer
 
+from trtforge.cli.options import Json
+from trtforge.cli.ui import Ui
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
 
 def register(app: typer.Typer) -> None:
     app.command()(schema)
@@ -18,6 +23,7 @@ def schema(
         str | None,
         typer.Argument(metavar="RESULT", help="A result's name, e.g. build; none lists them", show_default=False),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Print the JSON Schema of a command's `--json` result.
 
@@ -27,8 +33,11 @@ def schema(
     from trtforge.errors.usage import UnknownSchema
 
     files = ("recipe-file", "manifest")
+    names = [*RESULTS, *files]
     if result is None:
-        print("\n".join([*RESULTS, *files]))
+        ui = Ui(json=json)
+        ui.say("\n".join(names))
+        ui.result("schema-list", {"names": names})
         return
     if result == "recipe-file":
         from trtforge.recipe.schema import json_schema
@@ -41,10 +50,10 @@ def schema(
     elif result in RESULTS:
         from pydantic import TypeAdapter
 
-        value = TypeAdapter(RESULTS[result]).json_schema()
+        value = {"$schema": DIALECT, **TypeAdapter(RESULTS[result]).json_schema()}
         value["properties"]["schema"] = {"const": f"trtforge.{result}/1"}
     else:
-        near = get_close_matches(result, [*RESULTS, *files], n=1)
+        near = get_close_matches(result, names, n=1)
         raise UnknownSchema(
             f"there is no result `{result}`", why=f"did you mean `{near[0]}`?" if near else "", next="trtforge schema"
         )

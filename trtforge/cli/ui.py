@@ -95,7 +95,8 @@ def console(stream: TextIO) -> Console:
 
     columns = os.environ.get("COLUMNS", "")
     width = None if stream.isatty() else int(columns) if columns.isdecimal() else PLAIN_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    plain = bool(os.environ.get("NO_COLOR"))  # rich by itself would keep bold and underlined
+    return Console(file=stream, width=width, highlight=False, color_system=None if plain else "auto")
 
 
 @contextlib.contextmanager
