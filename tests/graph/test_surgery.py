@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 
 from trtforge import ort
 from trtforge.graph import io, shapes
 from trtforge.graph.diff import diff
+from trtforge.graph.model import Model
 from trtforge.graph.passes.registry import available
 from trtforge.graph.surgery import perform
 
@@ -158,3 +160,67 @@ def test_diff_of_a_model_with_itself_is_empty(opennsfw_path: Path) -> None:
     same = diff(model, model)
     assert not (same.removed or same.added or same.changed)
     assert "->" not in same.to_text()
+
+
+def test_small_external_weights_are_found_in_the_models_folder(parse, tmp_path: Path, monkeypatch) -> None:
+    """Some exporters put every tensor into the data file: conditions, axes and indices too."""
+    model = parse(
+        """
+        <ir_version: 8, opset_import: ["": 18]> g (float[1, 3, 4, 4] x) => (float[1, 3] y, int64[1] n)
+        {
+            dropped, mask = Dropout(x, ratio, mode)
+            branch = If(yes) <
+                then_branch = a () => (float[1, 3, 4, 4] p) { p = Relu(dropped) },
+                else_branch = b () => (float[1, 3, 4, 4] q) { q = Neg(dropped) }>
+            y = ReduceMean<keepdims = 0>(branch, axes)
+            sizes = Shape(x)
+            known = Gather(sizes, index)
+            n = Neg(known)
+        }
+        """,
+        ratio=np.array(0.5, np.float32),
+        mode=np.array(False),
+        yes=np.array(True),
+        axes=np.array([2, 3], np.int64),
+        index=np.array([1], np.int64),
+    )
+    path = tmp_path / "model" / "m.onnx"
+    path.parent.mkdir()
+    onnx.save_model(model.proto, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    monkeypatch.chdir(tmp_path)  # not the model's folder
+    result = perform(io.load(path), ["infer-shapes", "fold-constants", "remove-identity", "global-average-pool"]).model
+    assert [node.op_type for node in result.proto.graph.node] == ["Relu", "AveragePool", "Flatten", "Neg"]
+
+
+@pytest.mark.parametrize("name", ["fold-batchnorm", "remove-identity"])
+def test_the_work_grows_with_the_graph_and_not_with_its_square(monkeypatch, name: str) -> None:
+    """Counts what cost a 5000-node graph a minute: comparing nodes field by field, and walks over the graph."""
+    calls = {"compared": 0, "walked": 0}
+
+    def counted(function, what: str):
+        def wrapper(*args, **kwargs):
+            calls[what] += 1
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    monkeypatch.setattr(gs.Node, "__eq__", counted(gs.Node.__eq__, "compared"))
+    monkeypatch.setattr(gs.Graph, "tensors", counted(gs.Graph.tensors, "walked"))
+    monkeypatch.setattr(gs.Graph, "subgraphs", counted(gs.Graph.subgraphs, "walked"))
+    blocks, nodes, source = 50, [], "x"
+    for block in range(blocks):
+        nodes += [
+            onnx.helper.make_node("Conv", [source, "w"], [f"c{block}"]),
+            onnx.helper.make_node("BatchNormalization", [f"c{block}", "s", "s", "s", "s"], [f"b{block}"]),
+            onnx.helper.make_node("Identity", [f"b{block}"], [f"i{block}"]),
+        ]
+        source = f"i{block}"
+    ends = [onnx.helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, [1, 2, 4, 4]) for end in ("x", source)]
+    weights = [np.ones((2, 2, 1, 1), np.float32), np.ones(2, np.float32)]
+    tensors = [onnx.numpy_helper.from_array(value, label) for value, label in zip(weights, "ws", strict=True)]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    opset = onnx.helper.make_opsetid("", 17)
+    result = perform(Model(onnx.helper.make_model(graph, opset_imports=[opset])), [name])
+    assert len(result.model.proto.graph.node) == 2 * blocks
+    assert calls["walked"] < 10
+    assert calls["compared"] < 3 * len(nodes)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from onnx import GraphProto, NodeProto, helper, numpy_helper
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from trtforge.graph.index import Index, rename_tensors, used_names
 
 
-def inline_known_branches(graph: GraphProto) -> int:
+def inline_known_branches(graph: GraphProto, values: Callable[[TensorProto], np.ndarray[Any, Any]]) -> int:
     """Replace, in place, each `If` with a constant condition by the nodes of its branch; returns how many.
 
+    ``values`` reads a weight, wherever its bytes are.
     The node's outputs keep their names; tensors of the branch keep theirs where they are free.
     """
     index = Index(graph)
@@ -21,7 +26,7 @@ def inline_known_branches(graph: GraphProto) -> int:
         if condition is None:
             nodes.append(node)
             continue
-        wanted = "then_branch" if numpy_helper.to_array(condition).item() else "else_branch"
+        wanted = "then_branch" if values(condition).item() else "else_branch"
         branch = next(attribute.g for attribute in node.attribute if attribute.name == wanted)
         nodes += _body(graph, node, branch, taken)
         inlined += 1

@@ -20,7 +20,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from trtforge.graph.index import Index, in_order, used_names
 
-G_LOGGER.severity = G_LOGGER.ERROR  # its warnings go to stdout, which is for results
+G_LOGGER.severity = G_LOGGER.CRITICAL + 1  # it logs to stdout, which is for results; what is critical it also raises
 
 
 @contextmanager
@@ -149,10 +149,35 @@ def constant_proto(tensor: gs.Tensor) -> onnx.TensorProto | None:
     return None
 
 
-def fresh_name(graph: gs.Graph, wish: str) -> str:
-    """``wish``, or ``wish_2``, ``wish_3`` ... when a tensor has that name already."""
-    taken = graph.tensors().keys() | {tensor.name for tensor in [*graph.inputs, *graph.outputs]}
-    name, number = wish, 2
-    while name in taken:
-        name, number = f"{wish}_{number}", number + 1
-    return name
+class FreshNames:
+    """Names for the tensors an edit adds: none that a tensor of the graph, or of a subgraph, has.
+
+    Make one for a whole edit: it walks the graph once.
+    """
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._taken = {tensor.name for tensor in [*graph.inputs, *graph.outputs]}
+        for one in [graph, *graph.subgraphs(recursive=True)]:
+            self._taken.update(one.tensors())
+
+    def make(self, wish: str) -> str:
+        """``wish``, or ``wish_2``, ``wish_3`` ... when a tensor has that name already."""
+        name, number = wish, 2
+        while name in self._taken:
+            name, number = f"{wish}_{number}", number + 1
+        self._taken.add(name)
+        return name
+
+
+def subgraph_outputs(graph: gs.Graph) -> set[str]:
+    """Names of the tensors that subgraphs return; one that is produced outside has its use there unseen."""
+    return {output.name for inner in graph.subgraphs(recursive=True) for output in inner.outputs}
+
+
+def remove(graph: gs.Graph, nodes: list[gs.Node]) -> None:
+    """Take nodes out of the graph and off their tensors, in one walk (`list.remove` compares nodes field by field)."""
+    gone = {id(node) for node in nodes}
+    for node in nodes:
+        node.inputs.clear()
+        node.outputs.clear()
+    graph.nodes = [node for node in graph.nodes if id(node) not in gone]

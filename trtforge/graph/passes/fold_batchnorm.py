@@ -31,18 +31,20 @@ class FoldBatchnorm(Pass):
         norms = [node for node in model.proto.graph.node if node.op_type == "BatchNormalization"]
         if not norms:
             return PassResult(False, "the graph has no BatchNormalization nodes")
-        folded = 0
+        folded = []
         with surgeon.edit(model.proto) as graph:
+            names, escaping = surgeon.FreshNames(graph), surgeon.subgraph_outputs(graph)
             for norm in [node for node in graph.nodes if node.op == "BatchNormalization"]:
-                if _foldable(graph, norm):
-                    _fold(graph, norm, context)
-                    folded += 1
+                if norm.inputs[0].name not in escaping and _foldable(graph, norm):
+                    _fold(norm, names, context)
+                    folded.append(norm)
+            surgeon.remove(graph, folded)
         if not folded:
             return PassResult(
                 False,
                 f"none of {count(len(norms), 'BatchNormalization node')} follows a Conv with constant weights alone",
             )
-        return PassResult(True, f"folded {folded} of {count(len(norms), 'BatchNormalization node')}")
+        return PassResult(True, f"folded {len(folded)} of {count(len(norms), 'BatchNormalization node')}")
 
 
 def _foldable(graph: gs.Graph, norm: gs.Node) -> bool:
@@ -55,16 +57,11 @@ def _foldable(graph: gs.Graph, norm: gs.Node) -> bool:
         and conv.domain in (None, "", "ai.onnx")
         and len(source.outputs) == 1
         and source not in graph.outputs
-        and not _leaves_a_subgraph(graph, source)
         and all(surgeon.constant_proto(tensor) is not None for tensor in [*conv.inputs[1:], *norm.inputs[1:]])
     )
 
 
-def _leaves_a_subgraph(graph: gs.Graph, tensor: gs.Tensor) -> bool:
-    return any(output.name == tensor.name for inner in graph.subgraphs(recursive=True) for output in inner.outputs)
-
-
-def _fold(graph: gs.Graph, norm: gs.Node, context: Context) -> None:
+def _fold(norm: gs.Node, names: surgeon.FreshNames, context: Context) -> None:
     conv = norm.inputs[0].inputs[0]
 
     def values(tensor: gs.Tensor) -> np.ndarray[Any, Any]:
@@ -80,14 +77,12 @@ def _fold(graph: gs.Graph, norm: gs.Node, context: Context) -> None:
     new_bias = (bias - mean) * factor + beta
 
     stem, output = conv.inputs[1].name, norm.outputs[0]
-    conv.inputs[1] = gs.Constant(surgeon.fresh_name(graph, f"{stem}_bn"), new_weight.astype(weight.dtype))
-    bias_constant = gs.Constant(surgeon.fresh_name(graph, f"{stem}_bn_bias"), new_bias.astype(weight.dtype))
+    conv.inputs[1] = gs.Constant(names.make(f"{stem}_bn"), new_weight.astype(weight.dtype))
+    bias_constant = gs.Constant(names.make(f"{stem}_bn_bias"), new_bias.astype(weight.dtype))
     if len(conv.inputs) > 2:
         conv.inputs[2] = bias_constant
     else:
         conv.inputs.append(bias_constant)
     norm.outputs.clear()
-    norm.inputs.clear()
-    graph.nodes.remove(norm)
     conv.outputs.clear()
     conv.outputs.append(output)

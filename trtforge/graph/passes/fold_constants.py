@@ -68,8 +68,8 @@ class _Folding:
         done = 0
         for label, number in (
             ("Constant node", _lift_constants(graph)),
-            ("shape", _fold_shapes(graph, types)),
-            ("If branch", inline_known_branches(graph)),
+            ("shape", _fold_shapes(graph, types, self.context)),
+            ("If branch", inline_known_branches(graph, self.context.values)),
             ("node", self._evaluate(graph, types)),
         ):
             if number:
@@ -223,7 +223,7 @@ def _constant_value(node: NodeProto) -> TensorProto | None:
     return tensor
 
 
-def _fold_shapes(graph: GraphProto, types: dict[str, TensorType]) -> int:
+def _fold_shapes(graph: GraphProto, types: dict[str, TensorType], context: Context) -> int:
     """`Shape` and `Size` of static tensors, and `Gather` of the known sizes of partly open shapes."""
     index = Index(graph)
     outputs = {value.name for value in graph.output}
@@ -231,7 +231,7 @@ def _fold_shapes(graph: GraphProto, types: dict[str, TensorType]) -> int:
     for node in graph.node:
         value = None
         if node.domain in ("", "ai.onnx") and node.output and node.output[0] not in outputs:
-            value = _known_sizes(node, index, types)
+            value = _known_sizes(node, index, types, context)
         if value is not None:
             values[node.output[0]] = value
     if values:
@@ -239,7 +239,7 @@ def _fold_shapes(graph: GraphProto, types: dict[str, TensorType]) -> int:
     return len(values)
 
 
-def _known_sizes(node: NodeProto, index: Index, types: dict[str, TensorType]) -> Any:
+def _known_sizes(node: NodeProto, index: Index, types: dict[str, TensorType], context: Context) -> Any:
     """What a Shape, a Size, or a Gather from a Shape returns; None when a size it returns is open."""
     source = node if node.op_type in ("Shape", "Size") else None
     positions = None
@@ -247,7 +247,7 @@ def _known_sizes(node: NodeProto, index: Index, types: dict[str, TensorType]) ->
         source, indices = index.producer(node.input[0]), index.constant(node.input[1])
         if source is None or source.op_type != "Shape" or indices is None:
             return None
-        positions = numpy_helper.to_array(indices)
+        positions = context.values(indices)
     sizes = _shape_of(source, types) if source is not None else None
     if sizes is None:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import onnx_graphsurgeon as gs
-from onnx import numpy_helper
 
 from trtforge.graph import surgeon
 from trtforge.graph.model import Model
@@ -25,12 +24,13 @@ class GlobalAveragePool(Pass):
             return PassResult(False, "the graph has no GlobalAveragePool and no ReduceMean nodes")
         rewritten, unknown = 0, ""
         with surgeon.edit(model.proto) as graph:
+            names = surgeon.FreshNames(graph)
             for node in [node for node in graph.nodes if node.op in ("GlobalAveragePool", "ReduceMean")]:
                 source = node.inputs[0]
                 if source.shape is None or not all(isinstance(size, int) for size in source.shape[2:]):
                     unknown = source.name
-                elif len(source.shape) in (4, 5) and _covers_space(node, len(source.shape)):
-                    _rewrite(graph, node, [int(size) for size in source.shape[2:]])
+                elif len(source.shape) in (4, 5) and _covers_space(node, len(source.shape), context):
+                    _rewrite(graph, node, [int(size) for size in source.shape[2:]], names)
                     rewritten += 1
         if rewritten:
             return PassResult(True, f"rewrote {count(rewritten, 'global pooling node')}")
@@ -41,23 +41,23 @@ class GlobalAveragePool(Pass):
         return PassResult(False, "no ReduceMean covers exactly the spatial axes of a 2-D or 3-D image")
 
 
-def _covers_space(node: gs.Node, rank: int) -> bool:
+def _covers_space(node: gs.Node, rank: int, context: Context) -> bool:
     if node.op == "GlobalAveragePool":
         return True
     axes = node.attrs.get("axes")
     if axes is None and len(node.inputs) > 1 and not node.inputs[1].is_empty():
         stored = surgeon.constant_proto(node.inputs[1])
-        axes = None if stored is None else numpy_helper.to_array(stored).tolist()
+        axes = None if stored is None else context.values(stored).tolist()
     return axes is not None and sorted(axis % rank for axis in axes) == list(range(2, rank))
 
 
-def _rewrite(graph: gs.Graph, node: gs.Node, window: list[int]) -> None:
+def _rewrite(graph: gs.Graph, node: gs.Node, window: list[int], names: surgeon.FreshNames) -> None:
     source, output = node.inputs[0], node.outputs[0]
     keep_axes = node.op == "GlobalAveragePool" or node.attrs.get("keepdims", 1) == 1
     pooled = output
     if not keep_axes:
         shape = [*source.shape[:2], *[1] * len(window)]
-        pooled = gs.Variable(surgeon.fresh_name(graph, f"{output.name}_pooled"), source.dtype, shape)
+        pooled = gs.Variable(names.make(f"{output.name}_pooled"), source.dtype, shape)
     position = graph.nodes.index(node)
     node.inputs.clear()
     node.outputs.clear()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import onnx_graphsurgeon as gs
-from onnx import numpy_helper
 
 from trtforge.graph import surgeon
 from trtforge.graph.model import Model
@@ -24,20 +23,23 @@ class RemoveIdentity(Pass):
         candidates = [node for node in model.proto.graph.node if node.op_type in ("Identity", "Dropout")]
         if not candidates:
             return PassResult(False, "the graph has no Identity and no Dropout nodes")
-        removed = 0
         with surgeon.edit(model.proto) as graph:
-            outer = {id(node) for node in graph.nodes}
-            for node in [node for node in graph.nodes if _does_nothing(node)]:
-                removed += _bypass(graph, node, outer)
+            outer, escaping = {id(node) for node in graph.nodes}, surgeon.subgraph_outputs(graph)
+            removed = []
+            for node in [node for node in graph.nodes if _does_nothing(node, context)]:
+                ends = [node.inputs[0], node.outputs[0]]
+                if not any(_reaches_subgraph(tensor, outer, escaping) for tensor in ends) and _bypass(graph, node):
+                    removed.append(node)
+            surgeon.remove(graph, removed)
         if not removed:
             return PassResult(False, f"{count(len(candidates), 'Identity or Dropout node')} must stay: {_WHY}")
-        return PassResult(True, f"removed {count(removed, 'node')}")
+        return PassResult(True, f"removed {count(len(removed), 'node')}")
 
 
 _WHY = "in training mode, feeding a subgraph, or joining graph inputs, weights and outputs"
 
 
-def _does_nothing(node: gs.Node) -> bool:
+def _does_nothing(node: gs.Node, context: Context) -> bool:
     if node.domain not in (None, "", "ai.onnx"):
         return False
     if node.op == "Identity":
@@ -47,16 +49,17 @@ def _does_nothing(node: gs.Node) -> bool:
     if len(node.inputs) < 3 or node.inputs[2].is_empty():
         return True  # training_mode is false by default
     mode = surgeon.constant_proto(node.inputs[2])
-    return mode is not None and not numpy_helper.to_array(mode)
+    return mode is not None and not context.values(mode)
 
 
-def _bypass(graph: gs.Graph, node: gs.Node, outer: set[int]) -> int:
+def _bypass(graph: gs.Graph, node: gs.Node) -> bool:
+    """Join what the node reads and what it writes, if that can be done."""
     source, target = node.inputs[0], node.outputs[0]
-    if any(output in graph.outputs for output in node.outputs[1:]) or _reaches_subgraph(graph, [source, target], outer):
-        return 0
+    if any(output in graph.outputs for output in node.outputs[1:]):
+        return False
     if target in graph.outputs:
         if not source.inputs or source in graph.outputs:
-            return 0  # an input, a weight or another output: someone has to connect the two
+            return False  # an input, a weight or another output: someone has to connect the two
         producer = source.inputs[0]
         position = next(i for i, output in enumerate(producer.outputs) if output is source)
         node.outputs.clear()
@@ -66,8 +69,7 @@ def _bypass(graph: gs.Graph, node: gs.Node, outer: set[int]) -> int:
         _replace(target, source)
         node.outputs.clear()
     node.inputs.clear()
-    graph.nodes.remove(node)
-    return 1
+    return True
 
 
 def _replace(old: gs.Tensor, new: gs.Tensor) -> None:
@@ -78,8 +80,5 @@ def _replace(old: gs.Tensor, new: gs.Tensor) -> None:
                 consumer.inputs[position] = new
 
 
-def _reaches_subgraph(graph: gs.Graph, tensors: list[gs.Tensor], outer: set[int]) -> bool:
-    if any(id(consumer) not in outer for tensor in tensors for consumer in tensor.outputs):
-        return True
-    names = {tensor.name for tensor in tensors}
-    return any(output.name in names for subgraph in graph.subgraphs(recursive=True) for output in subgraph.outputs)
+def _reaches_subgraph(tensor: gs.Tensor, outer: set[int], escaping: set[str]) -> bool:
+    return tensor.name in escaping or any(id(consumer) not in outer for consumer in tensor.outputs)

@@ -55,9 +55,10 @@ def _over_classes(softmax: gs.Node, rank: int, opset: int) -> bool:
 def _replace_head(graph: gs.Graph, softmax: gs.Node) -> None:
     logits, output = softmax.inputs[0], softmax.outputs[0]
     shape = [size if axis != 1 else 1 for axis, size in enumerate(output.shape)]
-    values = gs.Variable(surgeon.fresh_name(graph, "topk_value"), output.dtype, shape)
-    index = gs.Variable(surgeon.fresh_name(graph, "topk_index"), np.dtype(np.int64), shape)
-    k = gs.Constant(surgeon.fresh_name(graph, "topk_k"), np.array([1], dtype=np.int64))
+    names = surgeon.FreshNames(graph)
+    values = gs.Variable(names.make("topk_value"), output.dtype, shape)
+    index = gs.Variable(names.make("topk_index"), np.dtype(np.int64), shape)
+    k = gs.Constant(names.make("topk_k"), np.array([1], dtype=np.int64))
     if not output.outputs:
         softmax.inputs.clear()
         softmax.outputs.clear()
