@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trtforge.errors import TrtforgeError
 from trtforge.errors import graph as errors
-from trtforge.graph import io
+from trtforge.graph import io, shapes
+from trtforge.graph.describe import describe
+from trtforge.graph.diff import diff
 from trtforge.graph.model import Model
 from trtforge.graph.weights import read_tensor
 
@@ -76,6 +79,49 @@ def test_truncation_at_any_place_is_noticed(opennsfw_path: Path, tmp_path: Path)
         with pytest.raises(errors.TruncatedModel) as caught:
             io.load(path)
         assert f"{size:,} bytes" in caught.value.why
+
+
+def test_any_damaged_byte_ends_in_one_of_our_errors_or_in_a_model_that_can_be_used(parse, tmp_path: Path) -> None:
+    model = parse(
+        """
+        <ir_version: 8, opset_import: ["": 17]> g (float[n, 3] x) => (float[n, 3] y) {
+            t = Add(x, w)
+            y = If(c) <then_branch = a () => (float[n, 3] p) { p = Relu(t) },
+                       else_branch = b () => (float[n, 3] q) { q = Neg(t) }>
+        }
+        """,
+        w=np.ones(3, np.float32),
+        c=np.array(True),
+    )
+    data = model.proto.SerializeToString()
+    path = tmp_path / "m.onnx"
+    refused = 0
+    for position in range(len(data)):
+        for byte in (data[position] ^ 0x80, data[position] ^ 0x01):
+            path.write_bytes(data[:position] + bytes([byte]) + data[position + 1 :])
+            try:
+                found = io.load(path)
+                describe(found)
+                shapes.infer_shapes(found)
+                diff(found, model)
+            except TrtforgeError:
+                refused += 1
+    assert len(data) < refused < 2 * len(data)
+
+
+def test_damaged_names_types_and_sizes_are_told(parse, tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[1] the_input) => (float[1] y) { y = Add(the_input, w) }'
+    path = tmp_path / "m.onnx"
+    for change, reason in (
+        (lambda data: data.replace(b"the_input", b"the_\xffnput"), "no text"),
+        (lambda data: data.replace(b"\x10\x01\x42\x01w", b"\x10\x63\x42\x01w"), "'w' has the element type 99"),
+    ):
+        data = parse(text, w=np.ones(1, np.float32)).proto.SerializeToString(deterministic=True)
+        path.write_bytes(change(data))
+        assert path.read_bytes() != data
+        with pytest.raises(errors.InvalidGraph) as caught:
+            io.load(path)
+        assert reason in caught.value.why
 
 
 def test_versions(parse, tmp_path: Path) -> None:

@@ -85,10 +85,11 @@ class UnsupportedVersion(TrtforgeError):
 
 
 class InvalidGraph(TrtforgeError):
-    """The file parses, but its graph is not valid: a tensor is used that nothing produces, or produced twice.
+    """The file parses, but its graph is not valid: a tensor is used that nothing produces, or produced twice; or a
+    name in it is no text, or a type is none that ONNX has.
 
-    Usually the work of a hand-written edit or of an exporter's bug. The message names the node and the tensor.
-    Export again; `polygraphy surgeon sanitize` sometimes repairs what another tool broke.
+    Usually the work of a hand-written edit, of an exporter's bug or of a damaged file. The message names the node and
+    the tensor. Export again; `polygraphy surgeon sanitize` sometimes repairs what another tool broke.
     """
 
     code = "ONX108"

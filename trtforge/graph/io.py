@@ -28,6 +28,7 @@ from trtforge.errors.graph import (
 from trtforge.files import atomic_open
 from trtforge.graph.index import captured_names
 from trtforge.graph.model import Model
+from trtforge.graph.readable import unreadable_part
 from trtforge.graph.sniff import looks_like, missing_bytes
 from trtforge.graph.weights import (
     external_range,
@@ -53,6 +54,7 @@ def load(path: Path) -> Model:
     """
     path = Path(path)
     proto = _parse(path)
+    _check_readable(proto, path)
     _check_versions(proto, path)
     _check_graph(proto, path)
     model = Model(proto, None)
@@ -99,6 +101,12 @@ def _not_a_model(path: Path, data: bytes) -> NotAModel:
     return NotAModel(
         "the file is not an ONNX model", where=f"{path} ({len(data):,} bytes)", why=looks_like(data), next=_AGAIN
     )
+
+
+def _check_readable(proto: ModelProto, path: Path) -> None:
+    fault = unreadable_part(proto)
+    if fault:
+        raise InvalidGraph("the model is damaged", where=str(path), why=fault, next=_AGAIN)
 
 
 def _check_versions(proto: ModelProto, path: Path) -> None:
