@@ -93,10 +93,13 @@ class Workshop:
         return path
 
     def write_sample(self, number: int, *, scale: float = 1.0) -> Path:
+        return self.save(number, self.rng(number + 100).normal(0, scale, SHAPE[1:]).astype("float32"))
+
+    def save(self, number: int, array: Any) -> Path:
         import numpy as np
 
         path = self.root / "data" / f"{number}.npy"
-        np.save(path, (self.rng(number + 100).normal(0, scale, SHAPE[1:])).astype(np.float32))
+        np.save(path, array)
         return path
 
     def write_set(self, name: str, numbers: range) -> Path:
@@ -176,8 +179,10 @@ class Workshop:
 
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
-    made = Workshop(tmp_path)
-    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "project"
+    root.mkdir()
+    made = Workshop(root)
+    monkeypatch.chdir(root)
     monkeypatch.setenv("TRTFORGE_CACHE", str(made.cache))
     for name in ("TRTFORGE_DEBUG", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)

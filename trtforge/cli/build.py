@@ -48,6 +48,7 @@ def build(
     loaded = load(recipe, overrides=set_ or ())
     jobs = plan(loaded, only=only or (), store=store, progress=ui)
     pins = lock.lock_path(loaded.path)
+    lock.read(pins)  # a damaged one is said before the work, not after it
     if locked:
         for job in jobs:
             lock.check(pins, loaded.path.name, job.name, lock.Pins.of(job.key_inputs))

@@ -118,7 +118,8 @@ def _wrong_use(error: UsageError) -> int:
     if error.ctx is not None and message == error.ctx.get_help():
         print(message, file=sys.stderr)  # `trtforge` alone
         return error.exit_code
-    return _report(WrongUsage(message[:1].lower() + message[1:].rstrip("."), next=f"{command} --help"))
+    message = message.replace("Value error, ", "").rstrip(".")
+    return _report(WrongUsage(message[:1].lower() + message[1:], next=f"{command} --help"))
 
 
 def _internal(error: Exception) -> int:

@@ -151,12 +151,16 @@ class _Lines:
 
 
 def show_error(error: TrtforgeError) -> None:
-    """An error for a person, on stderr: code and sentence, then where, why and the next command."""
+    """An error for a person, on stderr: code and sentence, then where, why and the next command.
+
+    Paths below the working directory are shortened to what a person would type.
+    """
+    here = f"{Path.cwd()}{os.sep}"
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     head, tail = ("\x1b[1;31m", "\x1b[0m") if colour else ("", "")
     print(f"{head}error[{error.code}]{tail}: {error.what}", file=sys.stderr)
     for label, text in (("where", error.where), ("why", error.why), ("next", error.next)):
-        for number, line in enumerate(text.splitlines()):
+        for number, line in enumerate(text.replace(here, "").splitlines()):
             print(f"  {label + ':' if number == 0 else '':<6} {line}", file=sys.stderr)
     print(f"  more:  trtforge explain {error.code}", file=sys.stderr)
 

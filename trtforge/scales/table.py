@@ -236,6 +236,13 @@ def _merge_tools(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, str]:
     return {name: " | ".join(sorted(found)) for name, found in sorted(versions.items())}
 
 
+_COVERS = {
+    "graph": "digest of the graph and the weights in its file",
+    "weights": "digest of the weights in other files",
+    "preprocessing": "digest of the preprocessing",
+}
+
+
 def check_matches(
     table: ScaleTable,
     identity: Digests,
@@ -280,6 +287,6 @@ def check_matches(
         raise ScalesMismatch(
             f"the scales were made for another {' and '.join(what for what, _, _ in differing)}",
             where=where,
-            why="; ".join(f"{what}: scales {old[:12]}, here {new[:12]}" for what, old, new in differing),
+            why="; ".join(f"{_COVERS[what]}: scales {old[:12]}, here {new[:12]}" for what, old, new in differing),
             next=remedy,
         )
