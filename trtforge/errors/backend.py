@@ -106,7 +106,11 @@ class PlanNotReadable(TrtforgeError):
 
 
 class BadBuildTimeout(TrtforgeError):
-    """TRTFORGE_BUILD_TIMEOUT is not a positive number of seconds."""
+    """TRTFORGE_BUILD_TIMEOUT is not a positive number of seconds.
+
+    The variable bounds how long the compiler's process may take. Give it in seconds, without a unit
+    (`TRTFORGE_BUILD_TIMEOUT=1800`), or unset it to get the default.
+    """
 
     code = "BLD210"
     title = "bad TRTFORGE_BUILD_TIMEOUT"
