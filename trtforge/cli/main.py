@@ -83,7 +83,9 @@ def entry() -> None:
 def _guarded() -> int:
     """Run the command; every exception ends here as an exit code."""
     try:
-        code = int(app(standalone_mode=False) or 0)  # typer returns the code of an Exit, and 130 for Ctrl-C
+        code = int(
+            app(prog_name="trtforge", standalone_mode=False) or 0
+        )  # typer returns the code of an Exit, and 130 for Ctrl-C
         sys.stdout.flush()
     except UsageError as error:
         code = _wrong_use(error)
