@@ -12,18 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from trtforge.backends.onnxruntime_ import lowering
+from trtforge.backends.onnxruntime_ import biases, lowering
 from trtforge.backends.onnxruntime_.checkpoints import exposing
 from trtforge.backends.onnxruntime_.forms import EXACT
 from trtforge.backends.onnxruntime_.lowering import NARROW_LIMIT, lower
 from trtforge.backends.onnxruntime_.session import configured
 from trtforge.backends.onnxruntime_.signs import nonnegative
+from trtforge.backends.sqnr import Sqnr
 from trtforge.graph.index import Index
+from trtforge.graph.model import Model
 from trtforge.graph.shapes import freeze_inputs
 from trtforge.graph.weights import read_tensor
 from trtforge.ort import import_onnxruntime, open_session, session_options
 from trtforge.recipe.models import Quantize
+from trtforge.samples.base import Sample
 from trtforge.scales.codecs.qdq import insert
+from trtforge.scales.codecs.weights import channel_scales, quantize
+from trtforge.scales.table import ScaleTable, TensorRange
 
 
 def prepared(net):
@@ -185,14 +190,19 @@ def test_a_tensor_the_caller_reads_stays_float(signed):
     assert lowered.proto.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
 
 
-def test_a_bias_beyond_int32_stays_float(make_net):
+def test_a_bias_beyond_int32_gets_room_or_stays_float(make_net):
     net = make_net("signed", seed=3)
     floating, quantized = prepared(net)
     for proto in (floating.proto, quantized.proto):
         bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "s1_b")
         bias.CopyFrom(numpy_helper.from_array(np.full(16, 1e9, np.float32), "s1_b"))
-    _, report = lower(quantized, floating, net.table, slack=math.inf, signed_weights="int8")
-    assert report.integer_biases == 2
+    lowered, report = lower(quantized, floating, net.table, slack=math.inf, signed_weights="int8")
+    assert report.integer_biases == 3
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in lowered.proto.graph.initializer}
+    assert tensors["s1_b_int32"].max() <= 2**30
+    np.testing.assert_allclose(tensors["s1_b_int32"] * tensors["s1_b_scale"].astype(float), 1e9)
+    # a factor that is no weight has one scale, and no room to give
+    assert biases.as_integers(np.float32([1e9]), np.float32([1e-3])) is None
 
 
 OPS = ("Relu", "Sigmoid", "Abs", "Exp", "Neg", "Tanh", "MaxPool", "Transpose", "Identity", "Clip0", "Clip-1")
@@ -254,3 +264,120 @@ def test_signs_of_the_common_chain():
         """
     )
     assert nonnegative(Index(graph)) == {"a", "b", "d", "f", "y"}
+
+
+def small_net(nodes, inputs, outputs, weights):
+    """A frozen net whose table holds the ranges of one sample of normal noise, that sample, and its Q/DQ form."""
+    rng = np.random.default_rng(5)
+    tensors = [numpy_helper.from_array(np.asarray(values, np.float32), name) for name, values in weights.items()]
+    given_ = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()]
+    asked = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    graph = helper.make_graph(nodes, "g", given_, asked, tensors)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    floating = freeze_inputs(Model(proto), {name: tuple(shape) for name, shape in inputs.items()})
+    sample = Sample(
+        "s", "0" * 64, {name: rng.normal(0, 50, shape).astype(np.float32) for name, shape in inputs.items()}
+    )
+    names = [name for node in nodes for name in node.output]
+    seen = run(floating, sample, names) | dict(sample.inputs)
+    table = ScaleTable({name: TensorRange(float(v.min()), float(v.max()), 1) for name, v in seen.items()})
+    return floating, table, sample, insert(floating, table, Quantize())[0]
+
+
+def conv(source, weight, output, bias=""):
+    return helper.make_node("Conv", [source, weight, *([bias] if bias else [])], [output], name=output, pads=[1] * 4)
+
+
+def loss_db(floating, table, sample, quantized, form, output, slack=math.inf):
+    lowered, _ = lower(quantized, floating, table, slack=slack, signed_weights=form)
+    totals = {"exact": Sqnr(), "lowered": Sqnr()}
+    wanted = run(floating, sample)[output]
+    totals["exact"].add(wanted, run(quantized, sample, config=EXACT.config)[output])
+    totals["lowered"].add(wanted, run(lowered, sample)[output])
+    return totals["exact"].db - totals["lowered"].db
+
+
+@pytest.mark.parametrize("form", ["int8", "uint8"])
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-40], ids=["zero", "tiny", "subnormal"])
+def test_dead_filters_keep_their_bias(form, scale, tmp_path):
+    """Weights of zero say nothing about the unit their bias is rounded to; tiny ones ask for one it does not fit."""
+    rng = np.random.default_rng(1)
+    weight = rng.normal(0, 0.005, (16, 3, 3, 3))
+    weight[:6] *= scale
+    weights = {"w": weight, "b": rng.normal(0, 0.3, 16), "w2": rng.normal(0, 0.1, (16, 16, 3, 3))}
+    nodes = [conv("x", "w", "c", "b"), helper.make_node("Relu", ["c"], ["r"]), conv("r", "w2", "d")]
+    nodes.append(helper.make_node("Relu", ["d"], ["y"]))
+    net = small_net(nodes, {"x": [1, 3, 32, 32]}, ["y"], weights)
+    assert loss_db(*net, form, "y") < 0.5
+    floating, table, _, quantized = net
+    lowered, report = lower(quantized, floating, table, slack=math.inf, signed_weights=form)
+    assert report.integer_biases == 1
+    assert optimized_ops(lowered, tmp_path)["QLinearConv"] >= 1
+
+
+@pytest.mark.parametrize("form", ["int8", "narrow", "uint8"])
+def test_a_shared_weight_and_its_biases_have_one_scale(form, tmp_path):
+    """The convolution of what cannot be negative is met before the one for whose sake the weight is rewritten."""
+    rng = np.random.default_rng(2)
+    weights = {"w": rng.normal(0, 0.1, (8, 8, 3, 3)), "b": rng.normal(0, 9, 8), "w2": rng.normal(0, 0.1, (8, 8, 3, 3))}
+    nodes = [helper.make_node("Relu", ["x"], ["p"]), conv("p", "w", "c0", "b"), conv("x", "w", "c1", "b")]
+    nodes += [helper.make_node("Relu", [f"c{number}"], [f"r{number}"]) for number in (0, 1)]
+    nodes += [conv(f"r{number}", "w2", f"y{number}") for number in (0, 1)]
+    floating, table, _, quantized = small_net(nodes, {"x": [1, 8, 16, 16]}, ["y0", "y1"], weights)
+    lowered, report = lower(quantized, floating, table, slack=math.inf, signed_weights=form)
+    assert report.integer_biases == 2
+    index = Index(lowered.proto.graph)
+    for node in lowered.proto.graph.node:
+        if node.op_type == "Conv" and len(node.input) > 2:
+            activation, weight, bias = (
+                numpy_helper.to_array(index.initializers[index.producers[name].input[1]]) for name in node.input
+            )
+            np.testing.assert_array_equal(bias, activation * weight)
+    assert optimized_ops(lowered, tmp_path)["QLinearConv"] >= 2
+
+
+def test_a_concat_that_is_also_read_in_float_is_not_rounded():
+    rng = np.random.default_rng(3)
+    weights = {"w": rng.normal(0, 0.1, (4, 3, 3, 3)), "v": rng.normal(0, 0.001, (4, 3, 3, 3))}
+    weights["u"] = rng.normal(0, 0.1, (4, 8, 3, 3))
+    nodes = [conv("x", "w", "a"), conv("x", "v", "b"), helper.make_node("Concat", ["a", "b"], ["k"], axis=1)]
+    nodes += [conv("k", "u", "y"), helper.make_node("Sigmoid", ["k"], ["s"])]
+    for outputs in (["y", "k"], ["y", "s"]):
+        floating, table, sample, quantized = small_net(nodes, {"x": [1, 3, 8, 8]}, outputs, weights)
+        lowered, report = lower(quantized, floating, table, slack=0.0, signed_weights="int8")
+        assert report.extra_pairs == []
+        expected, found = run(quantized, sample, config=EXACT.config), run(lowered, sample, config=EXACT.config)
+        np.testing.assert_array_equal(found[outputs[1]], expected[outputs[1]])
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    axis=st.integers(0, 1),
+    exponents=st.lists(st.integers(-44, 3), min_size=6, max_size=6),
+    unsigned=st.booleans(),
+)
+def test_room_for_a_bias_costs_the_weight_nothing_that_shows(seed, axis, exponents, unsigned):
+    rng = np.random.default_rng(seed)
+    weight = np.moveaxis(rng.normal(0, 1, (6, 5)) * np.power(10.0, exponents)[:, None], 0, axis).astype(np.float32)
+    weight[(slice(0, 1), slice(None))[:: 1 - 2 * axis]] = 0  # one dead channel
+    bias, activation = rng.normal(0, 1, 6).astype(np.float32), np.float32(0.04)
+    scale = channel_scales(weight, axis)
+    integers, zero = quantize(weight, scale, axis), np.zeros(6, np.int8)
+    if unsigned:
+        integers, zero = (integers.astype(np.int16) + 128).astype(np.uint8), np.full(6, 128, np.uint8)
+    least = biases.least_weight_scale(bias, np.asarray(activation))
+    found = biases.with_room(integers, zero, scale, least, axis)
+    assert found is not None  # for the dead channel
+    unit = biases.units(np.asarray(activation), found[1])
+    in_units = biases.as_integers(bias, unit)
+    assert in_units is not None
+    np.testing.assert_allclose(in_units * unit.astype(np.float64), bias, rtol=0, atol=unit.max())
+    assert (np.abs(in_units * unit.astype(np.float64) - bias) <= np.maximum(unit, np.abs(bias) * 1e-7)).all()
+    shape = [-1 if position == axis else 1 for position in (0, 1)]
+
+    def values(q, s):
+        return (q.astype(int) - zero.astype(int).reshape(shape)) * s.astype(np.float64).reshape(shape)
+
+    # 127 steps of the activation cannot make a weight's change as large as a 24-bit float of the bias notices
+    change = np.abs(values(*found) - values(integers, scale)).max(axis=1 - axis) * 127 * activation
+    assert (change <= np.abs(bias) * 2**-22).all()

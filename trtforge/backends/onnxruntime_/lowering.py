@@ -30,6 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from trtforge.backends.onnxruntime_ import biases
 from trtforge.backends.onnxruntime_.signs import nonnegative
 from trtforge.graph.index import Index
 from trtforge.graph.model import Model
@@ -40,7 +41,6 @@ from trtforge.scales.table import ScaleTable, TensorRange
 
 NARROW_LIMIT = 64
 SignedWeights = Literal["int8", "narrow", "uint8"]
-_INT32_LIMIT = float(2**31 - 1)
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 _COMMUTES = frozenset({"Concat", "MaxPool", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice"})
 
@@ -131,18 +131,17 @@ class _Lowering:
                     self._finer.add(node.output[0])
 
     def quantize_weights_and_biases(self, signed_weights: SignedWeights) -> None:
-        new: list[NodeProto] = []
-        for node in self._graph.node:
-            if node.op_type in ("Conv", "Gemm", "MatMul"):
-                activation, weight = self._index.producer(node.input[0]), self._index.producer(node.input[1])
-                if _dequantizes(activation) and _dequantizes(weight):
-                    assert activation is not None
-                    assert weight is not None
-                    if node.input[0] not in self._nonnegative or node.input[0] in self._finer:
-                        self._adapt(node, weight, signed_weights)
-                    new += self._integer_bias(node, activation, weight)
-            new.append(node)
-        self._replace_nodes(new)
+        products = {node.output[0]: node for node in self._graph.node if self._is_integer_product(node)}
+        for node in products.values():
+            if node.input[0] not in self._nonnegative or node.input[0] in self._finer:
+                self._adapt(node, self._index.producers[node.input[1]], signed_weights)
+        self._make_room_for_biases(list(products.values()))
+        # Weights may be shared: their scales must be final before the first bias is taken by them.
+        self._replace_nodes(
+            added
+            for node in self._graph.node
+            for added in [*(self._integer_bias(node) if node.output[0] in products else []), node]
+        )
 
     def quantize_outputs(self, slack: float) -> None:
         for node in self._graph.node:
@@ -183,33 +182,58 @@ class _Lowering:
         name: str = twin.input[1]
         return name
 
-    def _integer_bias(self, node: NodeProto, activation: NodeProto, weight: NodeProto) -> list[NodeProto]:
+    def _is_integer_product(self, node: NodeProto) -> bool:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            return False
+        return all(_dequantizes(self._index.producer(name)) for name in node.input[:2])
+
+    def _make_room_for_biases(self, products: list[NodeProto]) -> None:
+        """Choose the scales of weight channels by their bias where the weight does not, see ``biases``."""
+        least: dict[str, np.ndarray[Any, Any]] = {}
+        for node in products:
+            bias, (activation, weight) = self._float_bias(node), self._scales(node)
+            if bias is not None and activation is not None and weight is not None and weight.shape == bias.shape:
+                wanted = biases.least_weight_scale(bias, activation)
+                least[node.input[1]] = np.maximum(wanted, least.get(node.input[1], 0.0))
+        for output, wanted in least.items():
+            dequantizer = self._index.producers[output]
+            integers, scale, zero = (self._values(name) for name in dequantizer.input)
+            if integers is None or scale is None or zero is None:
+                continue  # two activations, no weight
+            found = biases.with_room(integers, zero, scale, wanted, _axis(dequantizer))
+            if found is not None:
+                dequantizer.input[0] = self._add(f"{dequantizer.input[0]}_room", found[0])
+                dequantizer.input[1] = self._add(f"{dequantizer.input[1]}_room", found[1])
+
+    def _integer_bias(self, node: NodeProto) -> list[NodeProto]:
         """The nodes that make a bias of integers, which the reader of the float bias then reads; none if it stays."""
-        place = self._bias(node)
-        if place is None:
+        place, bias, (activation, weight) = self._bias(node), self._float_bias(node), self._scales(node)
+        if place is None or bias is None or activation is None or weight is None:
             return []
-        reader, slot = place
-        tensor = self._index.constant(reader.input[slot])
-        scale = self._values(activation.input[1]), self._values(weight.input[1])
-        if tensor is None or scale[0] is None or scale[1] is None:
-            return []
-        bias = np.asarray(self._read(tensor), np.float32)
-        steps = np.asarray(scale[0] * scale[1], np.float32).reshape(-1)
-        if bias.ndim != 1 or steps.size not in (1, bias.size) or not (steps > 0).all():
-            return []
-        integers = np.rint(bias.astype(np.float64) / steps)
-        if np.abs(integers).max(initial=0) > _INT32_LIMIT:
+        unit = biases.units(activation, weight)
+        integers = biases.as_integers(bias, unit)
+        if integers is None:
             return []
         self.report.integer_biases += 1
+        reader, slot = place
         name = reader.input[slot]
         reader.input[slot] = self._fresh(f"{name}_DequantizeLinear_Output")
-        steps = np.broadcast_to(steps, bias.shape).copy()
         inputs = [
-            self._add(f"{name}_int32", integers.astype(np.int32)),
-            self._add(f"{name}_scale", steps),
+            self._add(f"{name}_int32", integers),
+            self._add(f"{name}_scale", np.broadcast_to(unit, bias.shape).copy()),
             self._add(f"{name}_zero_point", np.zeros(bias.shape, np.int32)),
         ]
         return [helper.make_node("DequantizeLinear", inputs, [reader.input[slot]], axis=0)]
+
+    def _float_bias(self, node: NodeProto) -> np.ndarray[Any, Any] | None:
+        place = self._bias(node)
+        values = None if place is None else self._values(place[0].input[place[1]])
+        return None if values is None else np.asarray(values, np.float32)
+
+    def _scales(self, node: NodeProto) -> tuple[np.ndarray[Any, Any] | None, np.ndarray[Any, Any] | None]:
+        """Scales of the two factors of a product, None where one is not constant."""
+        left, right = (self._index.producers[name] for name in node.input[:2])
+        return self._values(left.input[1]), self._values(right.input[1])
 
     def _bias(self, node: NodeProto) -> tuple[NodeProto, int] | None:
         """The node and input slot that read this node's bias: its own third, or that of the Add behind a MatMul."""
@@ -299,10 +323,14 @@ class _Lowering:
         return self._step(quantizer) if quantizer is not None and reader.op_type == "Add" else 0.0
 
     def _commuting_quantizer(self, readers: list[NodeProto]) -> NodeProto | None:
-        """The Q behind the one node that reads a tensor, where quantizing before it or behind it is the same."""
+        """The Q behind the one node that reads a tensor, where quantizing before it or behind it is the same.
+
+        It is not where something else reads what that node makes in float.
+        """
         if len(readers) != 1 or readers[0].op_type not in _COMMUTES:
             return None
-        return self._quantizer(readers[0].output[0])
+        user = self._index.only_consumer(readers[0].output[0])
+        return user if user is not None and user.op_type == "QuantizeLinear" else None
 
     def _quantizer(self, tensor: str) -> NodeProto | None:
         users = (node for node in self._index.consumers_of(tensor) if node.op_type == "QuantizeLinear")
