@@ -83,9 +83,8 @@ def entry() -> None:
 def _guarded() -> int:
     """Run the command; every exception ends here as an exit code."""
     try:
-        code = int(
-            app(prog_name="trtforge", standalone_mode=False) or 0
-        )  # typer returns the code of an Exit, and 130 for Ctrl-C
+        # typer returns the code of an Exit, and 130 for Ctrl-C
+        code = int(app(prog_name="trtforge", standalone_mode=False) or 0)
         sys.stdout.flush()
     except UsageError as error:
         code = _wrong_use(error)
