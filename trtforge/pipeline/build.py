@@ -18,6 +18,7 @@ from trtforge.progress import QUIET, Progress
 if TYPE_CHECKING:
     from trtforge.backends.base import CompileRequest
     from trtforge.pipeline.prepare import Prepared
+    from trtforge.samples.base import Sample
 
 PROBES = 4  # samples handed to a backend for its self-checks at build time
 
@@ -111,9 +112,15 @@ def _request(job: Job, prepared: Prepared, workdir: Path, progress: Progress) ->
         engine=job.engine,
         target=job.target,
         workdir=workdir,
-        probes=[] if job.calibration_set is None else list(islice(job.calibration_set, PROBES)),
+        probes=_probes(job),
         progress=progress,
     )
+
+
+def _probes(job: Job) -> list[Sample]:
+    """A few samples of the calibration set; of the verification set when the scales came from a file."""
+    samples = job.calibration_set or job.verify_set
+    return [] if samples is None or job.engine.precision != "int8" else list(islice(samples, PROBES))
 
 
 @contextmanager
