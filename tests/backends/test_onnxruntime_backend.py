@@ -15,6 +15,7 @@ import pytest
 
 from trtforge.backends.onnxruntime_ import backend as backend_module
 from trtforge.backends.onnxruntime_.backend import ENGINE_FILE, OnnxruntimeBackend
+from trtforge.backends.onnxruntime_.forms import candidates
 from trtforge.backends.onnxruntime_.selfcheck import SelfCheck
 from trtforge.errors.backend import BadThreads, PrecisionNotOffered, RuntimeRefusedGraph, ScalesNeeded
 from trtforge.errors.engine import ReportIncomplete, SessionRefused, WrongCpu, WrongFeed
@@ -91,6 +92,14 @@ def test_a_form_for_vnni_is_refused_without(engine_backend, residual, tmp_path, 
         engine_backend.load(folder, result.report)
     assert "old CPU" in caught.value.why
     assert "trtforge build" in caught.value.next
+
+
+def test_an_engine_of_an_arm_machine_is_refused_where_its_kernels_would_saturate(engine_backend, tmp_path, monkeypatch):
+    arm = HostFacts(model="Neoverse", vendor="ARM", machine="aarch64", cores=1, isa=("asimd", "asimddp"))
+    report = {"session": {"config": {}}, "form": candidates(arm)[0].to_json()}
+    monkeypatch.setattr("trtforge.backends.onnxruntime_.backend.host_facts", lambda: AVX2)
+    with pytest.raises(WrongCpu, match="wrong answers"):
+        engine_backend.load(tmp_path, report)
 
 
 def test_without_probes_the_engine_is_the_exact_simulation(engine_backend, residual, tmp_path):

@@ -39,11 +39,13 @@ class Checkpoint:
 def checkpoints(floating: Model, quantized: Model) -> list[Checkpoint]:
     """Graph outputs, the quantized activations nearest to them, and as many others as fit the budget, small first.
 
+    Outputs are looked at if they are float and of a fixed shape: classes, indices and lists of detections are
+    decisions, which the smallest difference may turn, and what they were made from is looked at.
     ``floating`` has the shapes of all tensors, see ``trtforge.graph.shapes.infer_shapes``.
     """
     index = Index(quantized.proto.graph)
-    found = [Checkpoint(name) for name in index.outputs] + _nearest(index)
     types = tensor_types(floating)
+    found = [Checkpoint(name) for name in index.outputs if _is_comparable(types.get(name))] + _nearest(index)
     others = [
         (_nbytes(types.get(node.input[0])), Checkpoint(node.input[0], node.output[0]))
         for node in quantized.proto.graph.node
@@ -93,6 +95,10 @@ def _nearest(index: Index) -> list[Checkpoint]:
         seen.update(new)
         pending += new
     return found
+
+
+def _is_comparable(kind: TensorType | None) -> bool:
+    return kind is not None and kind.is_static and kind.dtype.startswith("float")
 
 
 def _nbytes(kind: TensorType | None) -> float:

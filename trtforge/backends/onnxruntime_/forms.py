@@ -22,7 +22,8 @@ _X86_INT8_DOT: tuple[str, ...] = ("avx512_vnni", "avx_vnni", "amx_int8")
 class Form:
     """``slack`` and ``signed_weights``: see ``lowering.lower``; a ``slack`` of None leaves TensorRT's graph as it is.
 
-    ``config``: session entries. ``needs_int8_dot``: right only on a CPU whose kernels sum INT8 products in 32 bits.
+    ``config``: session entries. ``needs_int8_dot``: right only on a CPU whose kernels sum INT8 products in 32 bits,
+    which on x86 takes VNNI or AMX; see :func:`saturates`.
     """
 
     name: str
@@ -54,7 +55,8 @@ def candidates(host: HostFacts) -> list[Form]:
             found.append(Form(f"{name}-narrow", f"{title}; 7-bit weights on signed activations", slack, "narrow"))
             found.append(Form(f"{name}-u8", f"{title}; slower u8 x u8 kernels on signed activations", slack, "uint8"))
         else:
-            found.append(Form(name, title, slack, needs_int8_dot=host.machine in _X86))
+            # Also where ARM needs no instruction for it: the engine may be carried to an x86 CPU that does.
+            found.append(Form(name, title, slack, needs_int8_dot=True))
     return [*found, EXACT]
 
 
@@ -64,7 +66,7 @@ def saturates(host: HostFacts) -> bool:
 
 
 def required_isa(form: Form, host: HostFacts) -> list[str]:
-    """The CPU flag an engine of this form must find where it is loaded; empty when any CPU will do."""
+    """The CPU flag an engine built here must find where it is loaded; empty when any CPU like this one will do."""
     if not form.needs_int8_dot:
         return []
     return [flag for flag in _X86_INT8_DOT if flag in host.isa][:1]
