@@ -11,10 +11,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from trtforge.backends.onnxruntime_.session import open_file
+from trtforge.backends.onnxruntime_.session import configured, open_file
 from trtforge.errors.verify import NothingToVerify, OutputsDiffer, ReferenceRefused
+from trtforge.evaluate import reference as reference_module
 from trtforge.evaluate.parity import compare, largest
 from trtforge.evaluate.reference import reference_session
+from trtforge.ort import open_session
 from trtforge.samples.base import Sample
 
 
@@ -158,3 +160,32 @@ def test_largest_scores():
     scores = largest(np.asarray([[0.1, 0.5, 0.5, 0.2]], np.float32))
     assert [(score.index, round(score.value, 3)) for score in scores] == [(1, 0.5), (2, 0.5), (3, 0.2)]
     assert len(largest(np.asarray([1.0], np.float32))) == 1
+
+
+def test_a_reference_with_q_dq_of_its_own_is_computed_in_float(tmp_path, monkeypatch):
+    """Integer kernels saturate on CPUs without VNNI; a reference must be right on all."""
+    proto = onnx.parser.parse_model(
+        """
+        <ir_version: 9, opset_import: ["" : 17]>
+        g (float[1, 256] x) => (float[1, 8] y) {
+            q = QuantizeLinear (x, s, z)
+            d = DequantizeLinear (q, s, z)
+            v = DequantizeLinear (w, t, o)
+            y = MatMul (d, v)
+        }
+        """
+    )
+    constants = {"s": np.float32(0.013), "z": np.uint8(128), "t": np.float32(0.0071), "o": np.int8(0)}
+    constants["w"] = np.random.default_rng(0).integers(-127, 128, (256, 8)).astype(np.int8)
+    proto.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items())
+    onnx.save(proto, tmp_path / "q.onnx")
+    opened = []
+    monkeypatch.setattr(
+        reference_module, "open_file", lambda path, config: opened.append(config) or open_file(path, config)
+    )
+    assert reference_session(tmp_path / "q.onnx").run({"x": np.ones((1, 256), np.float32)})["y"].shape == (1, 8)
+    for config, operator in ((opened[0], "MatMul"), ({}, "MatMulIntegerToFloat")):
+        options = configured(config)
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        open_session(proto, None, options)
+        assert operator in {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}

@@ -47,6 +47,7 @@ class OnnxruntimeBackend:
         Raises PrecisionNotOffered (BLD101), ScalesNeeded (BLD102), RuntimeRefusedGraph (BLD103), ProbeNotFinite
         (BLD104), BadThreads (BLD105), and what freezing shapes, inserting Q/DQ and saving raise (ONX, CAL).
         """
+        from trtforge.backends.onnxruntime_.forms import EXACT
         from trtforge.backends.onnxruntime_.selfcheck import refused
         from trtforge.backends.onnxruntime_.session import open_file
         from trtforge.graph.io import save
@@ -56,7 +57,8 @@ class OnnxruntimeBackend:
         _check_precision(request)
         shapes = {name: spec.shape for name, spec in request.engine.inputs.items()}
         floating = freeze_inputs(request.model, shapes)
-        model, config, facts = floating, dict[str, str](), dict[str, Any]()
+        # Q/DQ that an FP32 model came with has been through no self-check: it is computed in float, right on any CPU.
+        model, config, facts = floating, dict(EXACT.config), dict[str, Any]()
         if request.engine.precision == "int8":
             model, form, facts = _int8(floating, request)
             config = dict(form.config)
