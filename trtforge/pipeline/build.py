@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trtforge.cache import cache_dir
 from trtforge.pipeline.job import Job
 from trtforge.progress import QUIET, Progress
 
@@ -81,16 +78,17 @@ def needs_device(job: Job) -> bool:
 def _build(job: Job, started: float, progress: Progress) -> Outcome:
     from trtforge.pipeline import kit, record, reference, verify
     from trtforge.pipeline.prepare import prepare
+    from trtforge.pipeline.workdir import workdir
 
     prepared = prepare(job, progress=progress)
-    with _workdir() as workdir:
+    with workdir() as folder:
         if needs_device(job):
-            parity = verify.prepared(job, prepared, workdir, progress)  # first: a kit that misses its bound is none
-            path = kit.write(job, prepared, workdir)
+            parity = verify.prepared(job, prepared, folder, progress)  # first: a kit that misses its bound is none
+            path = kit.write(job, prepared, folder)
             facts = _facts(prepared, {}, parity)
             why = job.backend.availability().why
             return Outcome(job, "kit", path, None, time.monotonic() - started, why, parity, facts)
-        result = job.backend.compile(_request(job, prepared, workdir, progress))
+        result = job.backend.compile(_request(job, prepared, folder, progress))
         parity = verify.compiled(job, result, progress)
         files = dict(result.files)
         if prepared.scales_path is not None:
@@ -121,15 +119,6 @@ def _probes(job: Job) -> list[Sample]:
     """A few samples of the calibration set; of the verification set when the scales came from a file."""
     samples = job.calibration_set or job.verify_set
     return [] if samples is None or job.engine.precision != "int8" else list(islice(samples, PROBES))
-
-
-@contextmanager
-def _workdir() -> Iterator[Path]:
-    """A folder for the build's own files, beside the cache: a plan can be larger than /tmp."""
-    root = cache_dir() / "work"
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=root) as folder:
-        yield Path(folder)
 
 
 def _facts(prepared: Prepared, report: Mapping[str, Any], parity: Mapping[str, Any] | None) -> list[str]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from trtforge.engines.kit import KitInfo, write_kit
+from trtforge.files import remove_leftovers
 from trtforge.graph import io
 from trtforge.graph.shapes import freeze_inputs
 from trtforge.pipeline.job import Job
@@ -23,7 +24,7 @@ CACHES: dict[str, Algorithm] = {
 
 
 def write(job: Job, prepared: Prepared, workdir: Path) -> Path:
-    """Write the kit of a job; ``workdir`` takes the model on its way. Raises ENG133.
+    """Write the kit of a job, while its build is locked; ``workdir`` takes the model on its way. Raises ENG133.
 
     The model has the engine's input shapes, as DLA demands and trtexec takes without further options.
     """
@@ -52,6 +53,7 @@ def write(job: Job, prepared: Prepared, workdir: Path) -> Path:
             "calibration": receipt(prepared),
         },
     )
+    remove_leftovers(job.kit_path)
     write_kit(job.kit_path, members, info)
     return job.kit_path
 

@@ -14,6 +14,7 @@ from filelock import FileLock
 from trtforge.cache import cache_dir
 from trtforge.digest import digest_json
 from trtforge.errors.base import TrtforgeError
+from trtforge.files import remove_leftovers
 from trtforge.graph import io
 from trtforge.graph.digests import digests
 from trtforge.graph.model import Digests, Model
@@ -69,6 +70,8 @@ def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Pre
 def _calibrate(job: Job, model: Model, path: Path, fresh: bool, progress: Progress) -> ScaleTable:
     assert job.calibration_set is not None and job.engine.calibration is not None
     checkpoint = path.with_suffix(".part")
+    for file in (path, checkpoint):
+        remove_leftovers(file)
     if fresh:
         checkpoint.unlink(missing_ok=True)
     fused = job.engine.calibration.method == "minmax-fused"
