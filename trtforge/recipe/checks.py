@@ -186,6 +186,8 @@ def _input_problems(
         image = spec.preprocess
         if not isinstance(image, ImagePreprocess):
             continue
+        if (problem := _crop_problem((*at, "preprocess", "crop"), image, tree)) is not None:
+            yield (*at, "preprocess", "crop"), problem
         sides = (3, *image.crop) if image.layout == "nchw" else (*image.crop, 3)
         if len(spec.shape) != 4 or spec.shape[1:] != sides:
             wanted = ", ".join(str(side) for side in sides)
@@ -198,3 +200,20 @@ def _input_problems(
                     next=f"write `shape: [N, {wanted}]` with your batch for N, or change `preprocess`",
                 ),
             )
+
+
+def _crop_problem(path: KeyPath, image: ImagePreprocess, tree: Node) -> TrtforgeError | None:
+    """A crop that no photograph can fill; with one length given, a wide or a tall one may fill a longer side."""
+    if isinstance(image.resize, int):
+        too_large = min(image.crop) > image.resize
+    else:
+        too_large = any(crop > side for crop, side in zip(image.crop, image.resize, strict=True))
+    if not too_large:
+        return None
+    resize = image.resize if isinstance(image.resize, int) else list(image.resize)
+    return Contradiction(
+        f"`{dotted(path)}` is larger than the resized image",
+        where=str(_at(tree, path)),
+        why=f"it is {list(image.crop)}, and `resize` is {resize}",
+        next="raise `resize`, or lower `crop`",
+    )

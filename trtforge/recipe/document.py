@@ -291,7 +291,7 @@ class _Expansion:
         if depth > MAX_DEPTH:
             raise _too_deep(at)
         value = self._value(node, at, depth)
-        text = node.value if isinstance(value, int | float) else None
+        text = node.value if isinstance(value, int | float) and not isinstance(value, bool) else None
         return Node(value, at, key_at or at, text=text)
 
     def _value(self, node: Any, at: Where, depth: int) -> Any:

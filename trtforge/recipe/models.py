@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticKnownError
 
+
+def _whole(value: Any) -> Any:
+    """pydantic takes `true` for 1; who writes it for a number means something else."""
+    if isinstance(value, bool):
+        raise PydanticKnownError("int_type")
+    return value
+
+
+def _real(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
+
+
+Positive = Annotated[int, Field(gt=0), BeforeValidator(_whole)]
+Real = Annotated[float, BeforeValidator(_real)]
+PositiveReal = Annotated[float, Field(gt=0), BeforeValidator(_real)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 EngineName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 DType = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Precision = Literal["fp32", "fp16", "int8"]
 TensorFormat = Literal["linear", "chw4", "chw32", "hwc8", "cdhw32", "dla_linear", "dla_hwc4"]
-Pixels = Annotated[int, Field(gt=0)]
 BackendName = Literal["onnxruntime", "tensorrt_rtx", "tensorrt"]
 
 
@@ -41,16 +59,18 @@ class ImagePreprocess(Strict):
     """A photograph to a float array: decode to RGB, resize, crop, order channels, subtract, divide, lay out."""
 
     kind: Literal["image"] = Field(description="`image`: decode and preprocess photographs")
-    resize: Pixels | tuple[Pixels, Pixels] = Field(
+    resize: Positive | tuple[Positive, Positive] = Field(
         description="Length of the shorter side in pixels (aspect kept), or [height, width]"
     )
-    crop: tuple[Pixels, Pixels] = Field(description="Centre crop, [height, width]; must not exceed the resized image")
+    crop: tuple[Positive, Positive] = Field(
+        description="Centre crop, [height, width]; must not exceed the resized image"
+    )
     channels: Literal["rgb", "bgr"] = Field("rgb", description="Order of the colour channels")
     layout: Literal["nchw", "nhwc"] = Field(
         "nchw", description="Order of the axes: N images, C channels, height, width"
     )
-    mean: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="Subtracted, in the order of `channels`")
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
+    mean: tuple[Real, Real, Real] = Field((0.0, 0.0, 0.0), description="Subtracted, in the order of `channels`")
+    std: tuple[PositiveReal, PositiveReal, PositiveReal] = Field(
         (1.0, 1.0, 1.0), description="Divided by, after the mean is subtracted"
     )
 
@@ -67,7 +87,7 @@ Preprocess = Annotated[ImagePreprocess | ArrayPreprocess, Field(discriminator="k
 class InputSpec(Strict):
     """One network input. `shape` is the shape the engine is built for, batch included."""
 
-    shape: tuple[Annotated[int, Field(gt=0)], ...] = Field(description="Shape the engine is built for, batch included")
+    shape: tuple[Positive, ...] = Field(description="Shape the engine is built for, batch included")
     dtype: DType = Field("float32", description="Element type the engine takes")
     format: TensorFormat = Field("linear", description="Memory format the engine takes; `dla_*` only for a DLA target")
     preprocess: Preprocess = Field(
@@ -86,7 +106,7 @@ class Calibration(Strict):
         description="Range of a tensor: smallest and largest value seen; `minmax-fused` looks only at tensors that "
         "onnxruntime's fusion leaves: faster on convolutional networks, equal to about 1e-6",
     )
-    samples: Annotated[int, Field(gt=0)] | None = Field(None, description="Use the first N samples of the set")
+    samples: Positive | None = Field(None, description="Use the first N samples of the set")
 
     @model_validator(mode="after")
     def _one_source(self) -> Calibration:
@@ -110,18 +130,36 @@ class Verify(Strict):
     metric: Literal["cosine", "top1", "sqnr_db"] = Field(
         "cosine", description="Cosine similarity, share of equal top-1 classes, or signal to quantization noise in dB"
     )
-    at_least: float = Field(description="The bound, in the unit of `metric`")
-    samples: Annotated[int, Field(gt=0)] | None = Field(None, description="Use the first N samples of the set")
+    at_least: Real = Field(description="The bound, in the unit of `metric`")
+    samples: Positive | None = Field(None, description="Use the first N samples of the set")
+
+    @model_validator(mode="after")
+    def _bound_can_be_met(self) -> Verify:
+        if self.metric != "sqnr_db" and self.at_least > 1:
+            raise ValueError(f"`at_least` is above 1, which `metric: {self.metric}` never is; write 0.99 for 99 %")
+        return self
 
 
 class Dla(Strict):
     """Deep Learning Accelerator options; only for targets that name a DLA."""
 
-    core: Annotated[int, Field(ge=0, le=1)] = Field(0, description="Which core, counted from 0")
-    sram: Annotated[str, StringConstraints(pattern=r"^\d+(KiB|MiB)$")] = Field(
-        "1MiB", description="Managed SRAM this engine may use"
+    core: Annotated[int, Field(ge=0, le=1), BeforeValidator(_whole)] = Field(
+        0, description="Which core, counted from 0"
+    )
+    sram: Annotated[str, StringConstraints(pattern=r"^[1-9]\d*(KiB|MiB)$")] = Field(
+        "1MiB", description="Managed SRAM this engine may use; a power of two, at least 4KiB"
     )
     gpu_fallback: bool = Field(True, description="Run layers the DLA cannot run on the GPU; false: fail the build")
+
+    @model_validator(mode="after")
+    def _sram_is_a_pool_size(self) -> Dla:
+        number, unit = re.fullmatch(r"(\d+)(KiB|MiB)", self.sram).groups()  # type: ignore[union-attr]
+        size = int(number) << (10 if unit == "KiB" else 20)
+        if size < 4096 or size & (size - 1):
+            raise ValueError(
+                f"`sram: {self.sram}` is not a power of two of at least 4KiB, and the DLA takes no other; write 1MiB"
+            )
+        return self
 
 
 class Engine(Strict):
@@ -135,7 +173,7 @@ class Engine(Strict):
     quantize: Quantize = Field(default_factory=Quantize, description="What INT8 covers beyond the defaults")
     verify: Verify | None = Field(None, description="The bound the built engine must keep against the FP32 model")
     dla: Dla | None = Field(None, description="Deep Learning Accelerator options; only for a DLA target")
-    workspace: Annotated[str, StringConstraints(pattern=r"^\d+(KiB|MiB|GiB)$")] = Field(
+    workspace: Annotated[str, StringConstraints(pattern=r"^[1-9]\d*(KiB|MiB|GiB)$")] = Field(
         "1GiB", description="Scratch memory the compiler may use on the device"
     )
 

@@ -21,8 +21,8 @@ MAX_LISTED = 10
 PATTERNS = {
     r"^[0-9a-f]{64}$": "64 lower-case hexadecimal digits (sha256sum FILE prints them)",
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$": "at most 100 letters, digits, `.`, `_` and `-`, the first a letter or digit",
-    r"^\d+(KiB|MiB)$": "a size such as 512KiB or 1MiB",
-    r"^\d+(KiB|MiB|GiB)$": "a size such as 512MiB or 1GiB",
+    r"^[1-9]\d*(KiB|MiB)$": "a size such as 512KiB or 1MiB",
+    r"^[1-9]\d*(KiB|MiB|GiB)$": "a size such as 512MiB or 1GiB",
 }
 """The patterns of the models in words; a test holds the two together."""
 
