@@ -181,6 +181,24 @@ def test_any_file_is_a_set_or_a_clear_error(tmp_path_factory: pytest.TempPathFac
         open_set(path, ONE)
 
 
+@pytest.mark.parametrize("text", ["**.tiff", "a" * 300 + ".npy", "a" * 300 + "*.npy", "x/" * 3000 + "a.npy"])
+def test_paths_the_system_refuses_are_clear_errors(tmp_path: Path, text: str) -> None:
+    with pytest.raises(cal.SampleMissing) as caught:
+        open_set(described(tmp_path, f"samples:\n  - '{text}'\n"), ONE)
+    assert caught.value.where.endswith("set.yaml:2:5")
+    assert len(caught.value.what) < 150
+
+
+def test_nesting_is_refused_and_aliases_are_not_written_out(tmp_path: Path) -> None:
+    with pytest.raises(cal.SetUnreadable, match="YAML"):
+        open_set(described(tmp_path, "samples: " + "[" * 9000 + "]" * 9000), ONE)
+    bomb = "&a0 [x, x]" + "".join(f", &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 40))
+    for text in (f"samples:\n  - [{bomb}]\n", f"samples:\n  - {{file: [{bomb}]}}\n", f"name: [{bomb}]\nsamples: []\n"):
+        with pytest.raises(cal.SetUnreadable) as caught:
+            open_set(described(tmp_path, text), ONE)
+        assert len(str(caught.value)) < 1000
+
+
 def test_empty_and_repeated_are_refused(tmp_path: Path) -> None:
     array(tmp_path / "a.npy")
     with pytest.raises(cal.EmptySet):

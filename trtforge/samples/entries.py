@@ -72,6 +72,8 @@ def _parse(path: Path) -> Mapping[str, Any]:
         raise SetUnreadable("no such sample set", where=str(path), next="check `set` in the recipe") from error
     except (OSError, UnicodeDecodeError) as error:
         raise SetUnreadable("the sample set cannot be read", where=str(path), why=str(error)) from error
+    except RecursionError as error:
+        raise SetUnreadable("the sample set is not valid YAML", where=str(path), why="nested too deeply") from error
     except YAMLError as error:
         mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -91,7 +93,7 @@ def _parse(path: Path) -> Mapping[str, Any]:
 def _text(path: Path, data: Mapping[str, Any], key: str) -> str:
     value = data[key]
     if not isinstance(value, str) or not value.strip():
-        raise SetUnreadable(f"`{key}` is a text", where=_place(path, data, key), why=f"it holds {value!r}")
+        raise SetUnreadable(f"`{key}` is a text", where=_place(path, data, key), why=f"it holds {_shown(value)}")
     return value.strip()
 
 
@@ -114,7 +116,7 @@ def _ref(value: Any, where: str) -> FileRef:
         raise SetUnreadable(
             "an entry is a path, `{file: PATH, sha256: HEX}`, or a mapping from input names to these",
             where=where,
-            why=f"found {dict(value) if isinstance(value, Mapping) else value!r}",
+            why=f"found {_shown(value)}",
         )
     pin = value.get("sha256")
     if pin is not None and not (isinstance(pin, str) and _SHA256.fullmatch(pin)):
@@ -122,6 +124,17 @@ def _ref(value: Any, where: str) -> FileRef:
             "`sha256` is 64 lower-case hexadecimal digits", where=where, next=f"sha256sum {value['file']}"
         )
     return FileRef(value["file"].strip(), pin)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message. Collections are not written out: a few aliases of aliases make gigabytes of text."""
+    if isinstance(value, Mapping):
+        keys = [key[:40] for key in value if isinstance(key, str)]
+        return f"a mapping with the keys {', '.join(keys[:5])}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "..."
 
 
 def _place(path: Path, data: Any, key: str) -> str:

@@ -39,13 +39,19 @@ def resolve(text: str, folder: Path, *, where: str, pin: str | None = None) -> l
     prefix, root, pattern = _locate(text, folder, where)
     pattern = _inside(pattern, text, where)
     path = root / pattern
-    if path.is_dir():
-        raise SampleUnsupported(
-            f"`{text}` is a folder", where=where, next=f"name the files in it: `{text.rstrip('/')}/*`"
-        )
-    if path.is_file():
-        return [SourceFile(prefix + pattern, path, pin)]
-    found = [match for match in root.glob(pattern) if match.is_file()] if _is_glob(pattern) else []
+    try:
+        if path.is_dir():
+            raise SampleUnsupported(
+                f"`{text}` is a folder", where=where, next=f"name the files in it: `{text.rstrip('/')}/*`"
+            )
+        if path.is_file():
+            return [SourceFile(prefix + pattern, path, pin)]
+        found = [match for match in root.glob(pattern) if match.is_file()] if _is_glob(pattern) else []
+    except (OSError, ValueError) as error:  # a name too long, a folder that may not be read, `**.png`
+        shown = text if len(text) <= 80 else text[:80] + "..."
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        advice = "write `**/*.png` for the files of all folders below" if "**" in text else "correct the entry"
+        raise SampleMissing(f"`{shown}` cannot be looked up", where=where, why=reason or "", next=advice) from error
     if not found:
         raise _missing(text, prefix, where)
     files = [SourceFile(prefix + match.relative_to(root).as_posix(), match, pin) for match in found]
