@@ -162,9 +162,27 @@ def test_a_repacked_kit_is_refused_and_leaves_nothing(
 
 def test_what_lies_behind_the_end_is_refused(tmp_path: Path, sound: bytes) -> None:
     path = tmp_path / "kit.tar"
-    path.write_bytes(sound + b"appended")
-    with pytest.raises(KitDamaged, match="behind its end"):
-        read_kit(path)
+    for padding in (0, 100_000):
+        path.write_bytes(sound + bytes(padding) + b"appended")
+        with pytest.raises(KitDamaged, match="behind its end"):
+            read_kit(path)
+
+
+def test_a_few_bytes_do_not_unpack_to_a_full_disk(tmp_path: Path) -> None:
+    """A sparse member: 512 bytes in the archive, a megabyte of zeros with the right digest out of it."""
+    path, size = tmp_path / "kit.tar", 1 << 20
+    write_kit(path, {"zeros": bytes(size)}, INFO)
+
+    def hollow(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        header = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(size)}
+        made, _ = entry("zeros", pax_headers={**header, "GNU.sparse.name": "zeros"})
+        entries[1] = (made, b"0\n".ljust(512, b"\0"))
+
+    path.write_bytes(repacked(path.read_bytes(), hollow))
+    assert path.stat().st_size < size / 10
+    with pytest.raises(KitUnsafe, match="not safe"):
+        read_kit(path, into=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @settings(max_examples=200, deadline=None)

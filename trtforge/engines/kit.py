@@ -126,8 +126,9 @@ def _read(path: Path, sink: Callable[[str], BinaryIO | None]) -> KitInfo:
         with tarfile.open(fileobj=stream, mode="r:") as archive:
             info = _members(path, archive, sink)
             stream.seek(archive.offset)
-        # Behind the end mark there is only padding; anything else was appended by someone.
-        if stream.read(2 * tarfile.RECORDSIZE).strip(b"\0"):
+        # Behind the end mark there is only padding, to a full record; anything else was appended by someone.
+        rest = stream.read(2 * tarfile.RECORDSIZE)
+        if rest.strip(b"\0") or len(rest) == 2 * tarfile.RECORDSIZE:
             raise _damaged(path, "there is something behind its end")
     return info
 
@@ -169,9 +170,11 @@ def _head(path: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo | None) -
 
 
 def _check_safe(path: Path, entry: tarfile.TarInfo) -> None:
-    if entry.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and _NAME.fullmatch(entry.name):
+    ordinary = entry.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not entry.issparse()
+    if ordinary and _NAME.fullmatch(entry.name):
         return
-    kind = "a path that leaves the kit" if entry.isreg() else "not an ordinary file"
+    # A sparse member of a few bytes unpacks to as many zeros as its header claims.
+    kind = "a path that leaves the kit" if ordinary else "not an ordinary file"
     raise KitUnsafe(
         "the kit is not safe to unpack",
         where=f"{path}: {entry.name!r}",
