@@ -109,6 +109,7 @@ def test_windows_line_ends_and_upper_case_are_read() -> None:
         (["x: 3c010204"], 1, "TRT-<version>"),
         (["TRT-8602"], 1, "TRT-<version>"),
         (["TRT-8602-Percentile"], 1, "none of"),
+        ([f"TRT-{'9' * 20}-MinMaxCalibration"], 1, "TRT-<version>"),
         ([" TRT-8602-MinMaxCalibration"], 1, "TRT-<version>"),
         (["TRT-8602-MinMaxCalibration", "x 3c010204"], 2, "<tensor>"),
         (["TRT-8602-MinMaxCalibration", ": 3c010204"], 2, "<tensor>"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -366,3 +367,17 @@ def test_onnxruntime_models_are_read(tmp_path: Path, per_channel: bool, symmetri
     again, report = insert(plain, table)
     assert report.quantized_conv == 2 and report.quantized_gemm == 1
     assert extract(again)[1].ranges.keys() <= table.ranges.keys()
+
+
+def test_weights_that_are_no_integers_are_refused() -> None:
+    """Read as integers, eight-bit floats would all become zeros and ones."""
+    body = """
+    <ir_version: 9, opset_import: ["" : 19]>
+    g (float[1, 4] x) => (float[1, 4] y) { v = DequantizeLinear(w, s) y = MatMul(x, v) }
+    """
+    proto = parse_model(body)
+    proto.graph.initializer.append(numpy_helper.from_array(np.full((4, 4), 0.5, ml_dtypes.float8_e4m3fn), "w"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.asarray(2, np.float32), "s"))
+    with pytest.raises(QdqNotPlain) as caught:
+        extract(Model(proto))
+    assert "float8_e4m3fn" in caught.value.why

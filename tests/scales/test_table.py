@@ -125,6 +125,8 @@ def edited(**changes: object) -> str:
         ('{"format": "trtforge.scales", "format": "x"}', "twice"),
         (edited(format="other"), "`format`"),
         (edited(version="1"), "`version`"),
+        (edited(version=True), "`version`"),
+        ('{"format": ' + "9" * 5000 + "}", "cannot be read"),
         (edited(extra=1), "unknown field `extra`"),
         (json.dumps({"format": "trtforge.scales", "version": 1}), "lacks `ranges`"),
         (edited(ranges={"x": {"amax": 1, "min": 0, "max": 1}}), "lacks `count`"),

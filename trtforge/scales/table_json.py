@@ -137,6 +137,8 @@ def parse_strictly(text: str, *, where: str) -> Any:
         raise _invalid(at, _guess_kind(text) or f"not JSON: {error.msg}") from error
     except RecursionError as error:
         raise _invalid(where, "not JSON: nested too deeply") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise _invalid(where, f"a number cannot be read: {error}") from error
 
 
 def from_json(value: Any, *, where: str = "") -> ScaleTable:
@@ -151,7 +153,7 @@ def from_json(value: Any, *, where: str = "") -> ScaleTable:
             why=f"this trtforge knows versions up to {VERSION}",
             next="upgrade trtforge, or run `trtforge calibrate RECIPE` here",
         )
-    if version != VERSION:
+    if version != VERSION or isinstance(version, bool):
         raise _invalid(where, f"`version` is {version!r}, not {VERSION}")
     _fields(top, SCHEMA["required"], where, "the file")
     ranges = _object(top["ranges"], where, "`ranges`")

@@ -95,9 +95,12 @@ def _scalar(value: Any, where: str) -> float:
         if len(value) != 1:
             raise _invalid(where, f"the range has {len(value)} values; activations are quantized per tensor")
         value = value[0]
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise _invalid(where, f"{value!r} is not a finite number")
-    return float(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError as error:
+        raise _invalid(where, "an integer is too large for a float") from error
+    raise _invalid(where, f"{value!r} is not a finite number")
 
 
 def _invalid(where: str, why: str) -> OnnxruntimeTableInvalid:

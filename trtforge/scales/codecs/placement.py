@@ -167,6 +167,10 @@ class _Upstream:
 
     def __init__(self, graph: GraphProto, placement: Placement) -> None:
         self.index = Index(graph)
+        self.readers: dict[str, list[Edge]] = {}
+        for position, node in enumerate(graph.node):
+            for slot, name in enumerate(node.input):
+                self.readers.setdefault(name, []).append((position, slot))
         self._from_conv = {
             output
             for position, op in placement.quantized.items()
@@ -258,13 +262,7 @@ def _place_pool(
         consequence = "the layer before it writes floating point"
         placement.left_float.append(FloatNode(label(node), node.op_type, reason, consequence))
         return
-    readers = [
-        (place, slot)
-        for place, reader in enumerate(index.graph.node)
-        for slot, name in enumerate(reader.input)
-        if name == result
-    ]
     placement.read(source, (position, 0))
     known = placement.activations.setdefault(result, [])
-    known.extend(edge for edge in readers if edge not in known)
+    known.extend(edge for edge in upstream.readers.get(result, []) if edge not in known)
     placement.pools.append(label(node))

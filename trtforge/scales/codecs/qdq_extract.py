@@ -156,6 +156,8 @@ class _Reader:
         if key in self._restored:
             return self._restored[key]
         values = self._constant(node, 0)
+        if values.dtype.kind not in "iu" and values.dtype.name not in ("int2", "uint2", "int4", "uint4"):
+            raise _not_plain(node, f"its weight is stored as {values.dtype.name}, not as integers")
         axis = params.axis if params.scale.size > 1 else None
         if axis is not None and (axis >= values.ndim or values.shape[axis] != params.scale.size):
             raise _not_plain(node, f"{params.scale.size} scales do not fit axis {axis} of shape {list(values.shape)}")

@@ -31,7 +31,7 @@ ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 NOTE = "tensorrt_cache"
 """Key of the note that keeps version and algorithm of a cache in a ScaleTable."""
 
-_HEADER = re.compile(r"TRT-(\d+)-(\w+)")
+_HEADER = re.compile(r"TRT-(\d{1,9})-(\w+)", re.ASCII)
 _HEX = re.compile(r"[0-9A-Fa-f]{8}")
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?(?:\.\d+)*")
 
