@@ -133,6 +133,13 @@ def test_a_renamed_version_is_refused(store: Store, publish: Publish) -> None:
     assert store.find("net", version.manifest.key) is None
 
 
+@pytest.mark.parametrize("name", ["../e", "a/b", "/e", "", ".", "..", ".hidden", "e\n"])
+def test_a_name_that_leaves_the_store_writes_nothing(store: Store, publish: Publish, name: str) -> None:
+    with pytest.raises(ValueError, match="not a name"):
+        publish(store, engine=name)
+    assert not store.root.exists() and not (store.root.parent / "e").exists()
+
+
 def test_config_follows_the_newest_version(store: Store, publish: Publish) -> None:
     publish(store)
     newest = publish(store, 1, outputs=(TensorRecord("outputs", (8, 2), "float16"),))

@@ -33,6 +33,7 @@ from trtforge.progress import QUIET, Progress
 STAGING = ".staging"
 CHUNK = 1 << 20
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # a recipe's too; a name from elsewhere must not leave the store
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,10 @@ class Store:
             manifest: everything but what only a publish knows (see :class:`Manifest`).
 
         Version numbers only grow, also after the newest version was deleted. A config.pbtxt that a person edited is
-        kept. Raises ENG101..ENG105; nothing was published then.
+        kept. Raises ENG101..ENG105; nothing was published then. ValueError for a name that no recipe can give.
         """
+        if not _NAME.fullmatch(engine):
+            raise ValueError(f"not a name for an engine: {engine!r}")
         manifest = replace(manifest, engine=engine, engine_file=next(iter(files)))
         config = render(manifest)
         needs = sum(path.stat().st_size for path in files.values())
