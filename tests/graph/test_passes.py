@@ -436,6 +436,28 @@ def test_fold_batchnorm_with_a_shared_weight_and_parked_values(parse, values, ag
     agree(values(model, feeds), values(result, feeds))
 
 
+def test_batchnorm_whose_product_float16_cannot_hold_stays(parse, values, agree) -> None:
+    """1000 * 100 is more than 65504; with small inputs the two nodes one after the other stay in range."""
+    model = parse(
+        """
+        <ir_version: 8, opset_import: ["": 15]> g (float16[1, 2, 4, 4] x) => (float16[1, 2, 4, 4] y) {
+            c = Conv(x, w)
+            y = BatchNormalization(c, s, z, z, v)
+        }
+        """,
+        w=np.full((2, 2, 1, 1), 1000, np.float16),
+        s=np.full(2, 100, np.float16),
+        z=np.zeros(2, np.float16),
+        v=np.ones(2, np.float16),
+    )
+    feeds = {"x": np.full((1, 2, 4, 4), 0.01, np.float16)}
+    assert np.isfinite(values(model, feeds)["y"]).all()
+    result, report = apply(model, "fold-batchnorm")
+    assert not report.modified
+    assert "can hold" in report.reason
+    agree(values(model, feeds), values(result, feeds))
+
+
 def test_batchnorm_that_must_stay(parse) -> None:
     model = parse(
         """

@@ -35,14 +35,15 @@ class FoldBatchnorm(Pass):
         with surgeon.edit(model.proto) as graph:
             names, escaping = surgeon.FreshNames(graph), surgeon.subgraph_outputs(graph)
             for norm in [node for node in graph.nodes if node.op == "BatchNormalization"]:
-                if norm.inputs[0].name not in escaping and _foldable(graph, norm):
-                    _fold(norm, names, context)
+                between = norm.inputs[0].name
+                if between not in escaping and _foldable(graph, norm) and _fold(norm, names, context):
                     folded.append(norm)
             surgeon.remove(graph, folded)
         if not folded:
             return PassResult(
                 False,
-                f"none of {count(len(norms), 'BatchNormalization node')} follows a Conv with constant weights alone",
+                f"none of {count(len(norms), 'BatchNormalization node')} follows a Conv with constant weights alone, "
+                "with products that its weights' type can hold",
             )
         return PassResult(True, f"folded {len(folded)} of {count(len(norms), 'BatchNormalization node')}")
 
@@ -61,7 +62,8 @@ def _foldable(graph: gs.Graph, norm: gs.Node) -> bool:
     )
 
 
-def _fold(norm: gs.Node, names: surgeon.FreshNames, context: Context) -> None:
+def _fold(norm: gs.Node, names: surgeon.FreshNames, context: Context) -> bool:
+    """Fold one normalization; False, and nothing is changed, when a new weight leaves the range of its type."""
     conv = norm.inputs[0].inputs[0]
 
     def values(tensor: gs.Tensor) -> np.ndarray[Any, Any]:
@@ -72,13 +74,16 @@ def _fold(norm: gs.Node, names: surgeon.FreshNames, context: Context) -> None:
     gamma, beta, mean, variance = (values(tensor).astype(np.float64) for tensor in norm.inputs[1:5])
     weight = values(conv.inputs[1])
     bias = values(conv.inputs[2]).astype(np.float64) if len(conv.inputs) > 2 else np.zeros_like(mean)
-    factor = gamma / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
-    new_weight = weight.astype(np.float64) * factor.reshape(-1, *[1] * (weight.ndim - 1))
-    new_bias = (bias - mean) * factor + beta
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # looked at below
+        factor = gamma / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
+        new_weight = (weight.astype(np.float64) * factor.reshape(-1, *[1] * (weight.ndim - 1))).astype(weight.dtype)
+        new_bias = ((bias - mean) * factor + beta).astype(weight.dtype)
+    if not all(np.isfinite(new.astype(np.float64)).all() for new in (new_weight, new_bias)):
+        return False
 
     stem, output = conv.inputs[1].name, norm.outputs[0]
-    conv.inputs[1] = gs.Constant(names.make(f"{stem}_bn"), new_weight.astype(weight.dtype))
-    bias_constant = gs.Constant(names.make(f"{stem}_bn_bias"), new_bias.astype(weight.dtype))
+    conv.inputs[1] = gs.Constant(names.make(f"{stem}_bn"), new_weight)
+    bias_constant = gs.Constant(names.make(f"{stem}_bn_bias"), new_bias)
     if len(conv.inputs) > 2:
         conv.inputs[2] = bias_constant
     else:
@@ -86,3 +91,4 @@ def _fold(norm: gs.Node, names: surgeon.FreshNames, context: Context) -> None:
     norm.outputs.clear()
     conv.outputs.clear()
     conv.outputs.append(output)
+    return True
