@@ -292,6 +292,15 @@ def test_infinity_is_named() -> None:
         collect(parsed(text), Given([{"x": np.full((1, 5), 100.0, np.float32)}]))
 
 
+def test_what_is_finite_is_not_blamed_for_an_infinity_behind_it() -> None:
+    """`a` and `b` are guarded by what is made of them, and that divides by infinity: nothing shows there."""
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        net (float[n, 64] x) => (float[n, 64] y) {
+            a = Abs (x) z = Constant <value_float = 1e38> () b = Mul (a, z) c = Mul (b, z) y = Div (x, c) }"""
+    with pytest.raises(cal.TensorNotFinite, match="`c` became infinite"):
+        collect(parsed(text), Given([{"x": normal(1, 64)}]))
+
+
 def test_a_sum_that_overflows_is_not_mistaken_for_infinity() -> None:
     text = """<ir_version: 8, opset_import: ["": 17]>
         net (float[n, 5] x) => (float[n, 5] y) { big = Mul (x, x) y = Sqrt (big) }"""

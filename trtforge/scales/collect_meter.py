@@ -43,9 +43,10 @@ class Meter:
         for sample in group:
             _check_fits(sample, self.plan)
         low, high, guard = self._run(group)
-        overflowed = self._suspects(low, high, guard) - self._exact
-        if overflowed:  # NaN, infinity, or a sum too large for its type: settle it with exact guards
-            self._exact |= overflowed
+        # NaN, infinity, or a sum too large for its type: settle it with exact guards. One that is exact may accuse
+        # those that share it, so this goes on until every suspect has its own.
+        while unsettled := self._suspects(low, high, guard) - self._exact:
+            self._exact |= unsettled
             self._session = None
             low, high, guard = self._run(group)
         if self._suspects(low, high, guard):
@@ -83,7 +84,7 @@ class Meter:
         """The error for the first tensor in graph order, on the sample that shows it."""
         for sample in group:
             low, high, guard = self._run([sample])
-            suspects = self._suspects(low, high, guard)
+            suspects = self._suspects(low, high, guard) & self._exact
             if suspects:
                 break
         else:
