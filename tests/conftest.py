@@ -179,6 +179,9 @@ class Workshop:
 
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+    from trtforge.engines.key import source_digest
+
+    source_digest.cache_clear()  # so that this process and those it starts agree after an edit of trtforge
     root = tmp_path / "project"
     root.mkdir()
     made = Workshop(root)

@@ -252,11 +252,11 @@ def test_two_targets_at_once_calibrate_once(workshop) -> None:
 @pytest.mark.parametrize("recipe", ["host", "orin"])
 def test_nothing_is_published_when_the_bound_is_missed(workshop, recipe: str) -> None:
     changes = ORIN if recipe == "orin" else ()
-    workshop.bend(recipe, *changes, ("at_least: 0.9", "at_least: 1.01"))
+    workshop.bend(recipe, *changes, ("metric: cosine, at_least: 0.9", "metric: sqnr_db, at_least: 500"))
     for _ in range(2):  # nor does it count as done
         error = workshop.build(recipe=recipe, code=8)["error"]
         assert error["code"] == "VER101"
-        assert "at least 1.01" in error["what"]
+        assert "at least 500" in error["what"]
         store = workshop.root / "engines" / recipe
         assert [file for file in workshop.files(store) if not Path(file).name.startswith(".")] == []
     assert not (workshop.root / "recipes/trtforge.lock").exists()
@@ -390,6 +390,42 @@ def test_the_dla_is_named_in_the_command_that_finishes_a_kit(workshop) -> None:
     assert "--calib=entropy2.cache" in error
 
 
+@pytest.mark.parametrize(
+    ("said", "header"),
+    [
+        ("8.6", "TRT-8602"),
+        ("8.6.2", "TRT-8602"),
+        ("10.3", "TRT-100300"),
+        (">=8.5,<10", "TRT-8602"),
+        ("~=8.4", "TRT-8602"),
+    ],
+)
+def test_the_cache_names_the_release_on_the_device(workshop, said: str, header: str) -> None:
+    workshop.bend("orin", ORIN[0], ("backend: onnxruntime", f'backend: tensorrt\ntensorrt: "{said}"'))
+    assert workshop.forge("build", "recipes/orin.yaml").code == 10
+    folder = workshop.root / "unpacked"
+    read_kit(Path("engines/orin/net.kit.tar"), into=folder)
+    assert (folder / "minmax.cache").read_text().startswith(f"{header}-MinMaxCalibration\n")
+
+
+@pytest.mark.parametrize(
+    ("target", "tensorrt", "code", "said"),
+    [
+        ("orin-agx-64gb/gpu", "", "RCP112", 'add `tensorrt: "11.4.1"`'),
+        ("a100-sxm-80gb", "", "RCP112", "dpkg -l"),
+        ("orin-agx-64gb/gpu", '\ntensorrt: ">=9,<10"', "RCP113", "10.3.0"),
+    ],
+)
+def test_a_kit_needs_to_know_the_release(workshop, target: str, tensorrt: str, code: str, said: str) -> None:
+    workshop.bend(
+        "orin", ("target: host", f"target: {target}"), ("backend: onnxruntime", f"backend: tensorrt{tensorrt}")
+    )
+    error = workshop.build(recipe="orin", code=3)["error"]
+    assert error["code"] == code
+    assert said in error["why"] + error["next"]
+    assert not (workshop.cache / "scales").exists()  # said before the work
+
+
 def test_a_second_build_keeps_the_kit(workshop) -> None:
     workshop.bend("orin", *ORIN)
     assert workshop.forge("build", "recipes/orin.yaml").code == 10
@@ -433,7 +469,7 @@ def test_no_temporary_file_is_left(workshop) -> None:
     workshop.build()
     workshop.bend("orin", *ORIN)
     workshop.build(recipe="orin", code=10)
-    assert list((workshop.cache / "work").iterdir()) == []
+    assert list((workshop.cache / "work").glob("build-*")) == []
     assert [file for file in workshop.files() if file.endswith((".part", ".tmp")) or ".staging" in file] == []
 
 

@@ -41,6 +41,7 @@ def build(job: Job, *, force: bool = False, progress: Progress = QUIET) -> Outco
     Raises ONX, CAL, BLD, ENG, VER and ENV errors; then nothing was published.
     """
     started = time.monotonic()
+    _ = job.key  # digested before the work: it tells of the files that the work begins with
     if not force and (found := _existing(job, started)):
         return found
     with job.store.build_lock(job.name, progress=progress):
@@ -80,6 +81,8 @@ def _build(job: Job, started: float, progress: Progress) -> Outcome:
     from trtforge.pipeline.prepare import prepare
     from trtforge.pipeline.workdir import workdir
 
+    if needs_device(job) and job.engine.precision == "int8":
+        kit.tensorrt_version(job)  # what it raises is better raised before the calibration
     prepared = prepare(job, progress=progress)
     with workdir() as folder:
         if needs_device(job):

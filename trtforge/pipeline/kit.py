@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from packaging.specifiers import SpecifierSet
+
 from trtforge.engines.kit import KitInfo, write_kit
+from trtforge.errors.recipe import MissingKey, WrongValue
 from trtforge.files import remove_leftovers
 from trtforge.graph import io
 from trtforge.graph.shapes import freeze_inputs
@@ -59,10 +62,31 @@ def write(job: Job, prepared: Prepared, workdir: Path) -> Path:
 
 
 def tensorrt_version(job: Job) -> str:
-    """The release on the device: the recipe's "8.6" is the 8.6.2 of the JetPack that carries it.
+    """The release on the device: the recipe's "8.6" is the 8.6.2 of the JetPack that carries it, a range the newest.
 
-    The number goes into the cache's header, which TensorRT compares with its own.
+    The number goes into the cache's header, which TensorRT compares with its own. Raises MissingKey (RCP112),
+    WrongValue (RCP113).
     """
-    said = job.recipe.recipe.tensorrt or ""
-    releases = [pack.tensorrt for pack in jetpacks() if job.target.family in pack.families]
-    return next((release for release in releases if f"{release}.".startswith(f"{said}.")), said)
+    said, family = job.recipe.recipe.tensorrt, job.target.family
+    releases = [pack.tensorrt for pack in reversed(jetpacks()) if family in pack.families]
+    if said is None:
+        raise MissingKey(
+            "`tensorrt` is missing: the kit's calibration cache carries the version on the device",
+            where=job.recipe.place(("backend",)),
+            why=f"JetPack has brought {', '.join(dict.fromkeys(releases))} to this device"
+            if releases
+            else "no table says which version a machine with this GPU has",
+            next=f'add `tensorrt: "{releases[0] if releases else "10.3"}"`; on the device: dpkg -l | grep tensorrt',
+        )
+    if said[0].isdigit():
+        return next((release for release in releases if f"{release}.".startswith(f"{said}.")), said)
+    allowed = SpecifierSet(said)
+    for release in releases:
+        if release in allowed:
+            return release
+    raise WrongValue(
+        f"no JetPack brings a TensorRT {said} to {job.target.name}",
+        where=job.recipe.place(("tensorrt",)),
+        why=f"those for it have {', '.join(dict.fromkeys(releases)) or 'none that is known'}",
+        next="name the one version on the device: dpkg -l | grep tensorrt",
+    )
