@@ -292,6 +292,19 @@ def test_infinity_is_named() -> None:
         collect(parsed(text), Given([{"x": np.full((1, 5), 100.0, np.float32)}]))
 
 
+def test_a_concat_with_an_empty_tensor_has_the_range_of_the_rest() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        net (float[n, 4, 8] x) => (float[n, m, 8] y) {
+            i = Constant <value_ints = [0]> () a = Constant <value_ints = [1]> ()
+            e = Slice (x, i, i, a) k = Concat <axis = 1> (x, e) y = Tanh (k) }"""
+    samples = Given([{"x": normal(1, 4, 8, seed=seed)} for seed in range(3)])
+    table = collect(parsed(text), samples)
+    assert table.ranges["k"] == table.ranges["x"]
+    assert table.ranges["k"].count == 3
+    assert table.receipt is not None
+    assert table.receipt.uncovered == ("e",)
+
+
 def test_what_is_finite_is_not_blamed_for_an_infinity_behind_it() -> None:
     """`a` and `b` are guarded by what is made of them, and that divides by infinity: nothing shows there."""
     text = """<ir_version: 8, opset_import: ["": 17]>

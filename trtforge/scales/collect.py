@@ -145,7 +145,7 @@ def _table(chosen: Plan, running: Running, receipt: Receipt, set_name: str) -> S
     counts = dict(zip(running.tensors, running.count.tolist(), strict=True))
     for name, derived in resolve(chosen.derived, bounds).items():
         bounds[name] = derived
-        counts[name] = min(counts[source] for source in chosen.derived[name][0])
+        counts[name] = max(counts[source] for source in chosen.derived[name][0])
     ranges = {name: TensorRange(*seen, counts[name]) for name, seen in sorted(bounds.items()) if seen is not None}
     uncovered = {*chosen.hidden, *(name for name, seen in bounds.items() if seen is None)}
     notes = {"set": set_name, "derived": len(chosen.derived)}

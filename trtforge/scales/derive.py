@@ -37,12 +37,14 @@ def derivation(node: NodeProto, index: Index) -> tuple[list[str], Rule] | None:
 def resolve(
     derived: Mapping[str, tuple[list[str], Rule]], measured: Mapping[str, Bounds | None]
 ) -> dict[str, Bounds | None]:
-    """Bounds of every derived tensor; None where a tensor it depends on has none. ``derived`` is in graph order."""
+    """Bounds of every derived tensor; None where all it depends on has none. ``derived`` is in graph order.
+
+    A tensor without bounds was empty in every sample: joined to another it adds nothing.
+    """
     known = dict(measured)
     for name, (sources, rule) in derived.items():
-        bounds = [known[source] for source in sources]
-        whole = [item for item in bounds if item is not None]
-        known[name] = rule(whole) if len(whole) == len(bounds) else None
+        bounds = [item for source in sources if (item := known[source]) is not None]
+        known[name] = rule(bounds) if bounds else None
     return {name: known[name] for name in derived}
 
 
