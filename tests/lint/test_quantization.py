@@ -50,3 +50,21 @@ def test_qnt103_scales_of_unknown_tensors(check: Any) -> None:
     assert "input.4" in finding.where
     assert "1 of 3" in finding.message
     assert not check("QNT103", BODY, X, scales=["x", "y"])
+
+
+@pytest.mark.parametrize(
+    ("verified", "precision", "found"),
+    [("a.yaml", "int8", True), ("b.yaml", "int8", False), ("a.yaml", "fp16", False)],
+)
+def test_qnt104_verified_on_calibration_samples(check: Any, verified: str, precision: str, found: bool) -> None:
+    findings = check(
+        "QNT104",
+        BODY,
+        X,
+        precision=precision,
+        calibration={"set": "a.yaml"},
+        verify={"set": verified, "at_least": 0.99},
+    )
+    assert bool(findings) is found
+    assert all(finding.severity == "warning" and "a.yaml" in finding.message for finding in findings)
+    assert not check("QNT104", BODY, X, calibration={"set": "a.yaml"})

@@ -23,6 +23,7 @@ from trtforge.lint.rules.opset_for_qdq import OpsetForQdq
 from trtforge.lint.rules.stale_scales import StaleScales
 from trtforge.lint.rules.turing import Turing
 from trtforge.lint.rules.unnamed_scales import UnnamedScales
+from trtforge.lint.rules.verified_on_calibration import VerifiedOnCalibration
 
 if TYPE_CHECKING:
     from trtforge.graph.model import Model
@@ -38,6 +39,7 @@ _RULES: tuple[type[Rule], ...] = (
     OpsetForQdq,
     UnnamedScales,
     StaleScales,
+    VerifiedOnCalibration,
     ConvTransposeFloat,
     Turing,
     NotAheadOfTime,
