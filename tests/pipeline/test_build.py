@@ -488,3 +488,26 @@ def test_a_flipped_byte_is_refused_before_anything_is_loaded(workshop, monkeypat
     done = workshop.forge("run", "engines/host/net", "data/held.yaml", "--json")
     assert done.code == 7
     assert done.json["error"]["code"] == "ENG111"
+
+
+# -- ahead of time, for a GPU that is not here -------------------------------------------------------------
+
+
+@pytest.mark.rtx
+def test_a_plan_for_another_gpu_is_built_checked_and_refused_here(workshop) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="extra `rtx`")
+    workshop.bend("a100", ("target: host", "target: a100-sxm-80gb"), ("onnxruntime", "tensorrt_rtx"))
+    done = engine(workshop.build(recipe="a100"))
+    assert done["status"] == "built"
+    assert done["parity"]["passed"] is True
+    assert "the engine itself has not run" in done["parity"]["measured_on"]
+    manifest = json.loads((workshop.root / done["path"] / "manifest.json").read_text())
+    assert manifest["target"]["sm"] == "8.0"
+    assert manifest["report"]["int8_convolutions"] == 2
+    header = workshop.forge("inspect", "engines/a100/net", "--json").json["header"]
+    assert (header["kind"], header["compute capabilities"]) == ("tensorrt_rtx", "8.0")
+    assert engine(workshop.build(recipe="a100"))["status"] == "up-to-date"
+    refused = workshop.forge("run", "engines/a100/net", "data/7.npy", "--json")
+    if refused.code:  # on a machine with the right GPU it runs
+        assert refused.json["error"]["code"] in ("ENG112", "ENG205", "ENG206")
+        assert refused.json["error"]["next"]
