@@ -21,6 +21,7 @@ from trtforge.errors.calibration import (
 )
 from trtforge.graph import io
 from trtforge.graph.model import Model
+from trtforge.graph.shapes import infer_shapes
 from trtforge.ort import import_onnxruntime, open_session, session_options
 from trtforge.recipe.models import Quantize
 from trtforge.scales.codecs.qdq import QdqReport, expected_int8_convolutions, insert
@@ -519,6 +520,23 @@ def test_half_precision_weights_stay_as_they_are() -> None:
     _, report = insert(model, ranges(model))
     assert report.conv == ("full",)
     assert "float16" in report.left_float[0].reason
+
+
+@pytest.mark.parametrize(("elem_type", "said"), [(10, "float16"), (11, "double")])
+def test_activations_of_other_types_stay_as_they_are(elem_type: int, said: str) -> None:
+    """A Q with a float32 scale on them would be no valid graph."""
+    model = parsed(
+        f"""g (float[1,4,4] x) => (float[1,4,4] out, float[1,4,4] full) {{
+            d = Cast<to = {elem_type}>(x) t = Transpose<perm = [0, 2, 1]>(d) [product] q = MatMul(d, t)
+            out = Cast<to = 1>(q)
+            [plain] full = MatMul(x, x)
+        }}"""
+    )
+    quantized, report = insert(infer_shapes(model), ranges(model))
+    assert report.matmul == ("plain",)
+    assert said in report.left_float[0].reason
+    assert report.left_float[0].node == "product"
+    run(quantized, x=noise(1, 4, 4))
 
 
 def test_an_empty_report_is_json() -> None:

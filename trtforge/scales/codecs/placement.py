@@ -71,12 +71,14 @@ def label(node: NodeProto) -> str:
 def place(graph: GraphProto, ranges: Mapping[str, TensorRange], policy: Quantize) -> Placement:
     """Decide every pair. ``ranges``: the tensors whose scale is known."""
     placement = Placement()
+    others = _other_types(graph)
     nodes = [
         (position, node)
         for position, node in enumerate(graph.node)
         if node.domain in ("", "ai.onnx") and label(node) not in policy.skip
     ]
-    _place_weighted(placement, graph, ranges, policy)
+    _place_weighted(placement, graph, ranges, policy, others)
+    ranges = {name: seen for name, seen in ranges.items() if name not in others}
     upstream = _Upstream(graph, placement)
     for position, node in nodes:
         if node.op_type == "Add":
@@ -87,8 +89,21 @@ def place(graph: GraphProto, ranges: Mapping[str, TensorRange], policy: Quantize
     return placement
 
 
+def _other_types(graph: GraphProto) -> dict[str, str]:
+    """Tensors the graph states another type for than float32: a float32 scale does not fit them."""
+    return {
+        value.name: TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+        for value in [*graph.input, *graph.value_info, *graph.output]
+        if value.type.tensor_type.elem_type not in (TensorProto.UNDEFINED, TensorProto.FLOAT)
+    }
+
+
 def _place_weighted(
-    placement: Placement, graph: GraphProto, ranges: Mapping[str, TensorRange], policy: Quantize
+    placement: Placement,
+    graph: GraphProto,
+    ranges: Mapping[str, TensorRange],
+    policy: Quantize,
+    others: Mapping[str, str],
 ) -> None:
     index = Index(graph)
     for position, node in enumerate(graph.node):
@@ -96,8 +111,11 @@ def _place_weighted(
             continue
         activations, weights = _reads(node, index)
         reason = _why_float(node, index, policy)
+        unfit = [node.input[slot] for slot in activations if node.input[slot] in others]
         missing = [node.input[slot] for slot in activations if node.input[slot] not in ranges]
-        if not reason and missing:
+        if not reason and unfit:
+            reason = f"its input {unfit[0]!r} is {others[unfit[0]]}, not float32"
+        elif not reason and missing:
             reason = f"no range is known for its input {missing[0]!r}"
         if reason:
             consequence = "it runs in floating point"
