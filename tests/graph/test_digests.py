@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -108,3 +109,30 @@ def test_digests_of_a_file_do_not_depend_on_how_it_was_saved(opennsfw_path: Path
     model = io.load(opennsfw_path)
     io.save(model, tmp_path / "again.onnx")
     assert digests(io.load(tmp_path / "again.onnx")) == digests(model)
+
+
+def test_external_values_of_constant_nodes_that_change_places_change_the_digest(parse, tmp_path: Path) -> None:
+    """Such tensors have no name of their own: only their place in the graph tells them apart."""
+    (tmp_path / "w.bin").write_bytes(np.array([1.0, 2.0], np.float32).tobytes())
+
+    def model(*offsets: int) -> Model:
+        result = parse("""
+            <ir_version: 8, opset_import: ["": 17]> g (float[1] x) => (float[1] y) {
+                one = Constant<value = float[1] {0}>()
+                two = Constant<value = float[1] {0}>()
+                scaled = Mul(x, one)
+                y = Add(scaled, two)
+            }
+        """)
+        for node, offset in zip(result.proto.graph.node, offsets, strict=False):
+            value = node.attribute[0].t
+            value.Clear()
+            value.dims.append(1)
+            value.data_type = onnx.TensorProto.FLOAT
+            value.data_location = onnx.TensorProto.EXTERNAL
+            for key, text in (("location", "w.bin"), ("offset", str(offset)), ("length", "4")):
+                value.external_data.add(key=key, value=text)
+        return Model(result.proto, tmp_path)
+
+    assert digests(model(0, 4)) == digests(model(0, 4))
+    assert digests(model(0, 4)) != digests(model(4, 0))
