@@ -269,3 +269,17 @@ def test_to_bytes_is_what_load_reads(opennsfw_path: Path) -> None:
     model = io.load(opennsfw_path)
     proto = onnx.ModelProto.FromString(io.to_bytes(model))
     assert proto == model.proto
+
+
+def test_saving_again_beside_a_foreign_data_file_adds_no_file(external_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "w.bin").write_bytes(b"of another model")
+    model = io.load(external_model)
+    for _ in range(3):
+        io.save(model, out / "m.onnx")
+    assert sorted(path.name for path in out.iterdir()) == ["m.onnx", "m.onnx.data", "w.bin"]
+    assert (out / "w.bin").read_bytes() == b"of another model"
+    saved = io.load(out / "m.onnx")
+    tensor = saved.proto.graph.initializer[0]
+    np.testing.assert_array_equal(read_tensor(saved, tensor), read_tensor(model, model.proto.graph.initializer[0]))

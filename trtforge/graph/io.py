@@ -272,7 +272,7 @@ def _place_external(model: Model, path: Path) -> dict[str, str]:
         source = resolve_location(folder, location, location)
         target = path.parent / location
         if target.exists() and not target.samefile(source):
-            target = _free_name(path.parent / f"{path.name}.data")
+            target = _free_name(path.parent / f"{path.name}.data", unless=source)
             moves[location] = target.name
         if not target.exists():
             _link_or_copy(source, target)
@@ -286,9 +286,10 @@ def _relocate(proto: ModelProto, moves: dict[str, str]) -> None:
                 entry.value = moves[entry.value]
 
 
-def _free_name(path: Path) -> Path:
+def _free_name(path: Path, *, unless: Path | None = None) -> Path:
+    """A name that is not taken; or one that an earlier save has already linked to the file ``unless``."""
     candidate, number = path, 1
-    while candidate.exists():
+    while candidate.exists() and not (unless is not None and candidate.samefile(unless)):
         candidate = path.with_name(f"{path.name}-{number}")
         number += 1
     return candidate
