@@ -187,6 +187,7 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worksh
     made = Workshop(root)
     monkeypatch.chdir(root)
     monkeypatch.setenv("TRTFORGE_CACHE", str(made.cache))
+    monkeypatch.setenv("TRTFORGE_THREADS", "1")  # tests run side by side
     for name in ("TRTFORGE_DEBUG", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     yield made

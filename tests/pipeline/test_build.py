@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from trtforge.engines.kit import read_kit
 from trtforge.pipeline import job as jobs
 from trtforge.recipe.load import load
 
@@ -157,12 +156,6 @@ def test_external_weights_are_inputs(workshop) -> None:
     assert second["key"] != first["key"]
 
 
-@pytest.fixture
-def steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The measured speed of an INT8 form, on which the choice of form rests, is the same in every build."""
-    monkeypatch.setattr("trtforge.backends.onnxruntime_.selfcheck.SelfCheck.speedup", lambda *_: 2.0)
-
-
 def test_force_builds_again_and_reuses_the_calibration(workshop, steady) -> None:
     first = engine(workshop.build())
     done = workshop.forge("build", "recipes/host.yaml", "--force")
@@ -268,188 +261,6 @@ def test_without_a_bound_nothing_is_compared(workshop) -> None:
     assert engine(workshop.build())["parity"] is None
 
 
-# -- scales ------------------------------------------------------------------------------------------------
-
-
-def test_scales_made_earlier_give_the_same_engine(workshop, steady) -> None:
-    first = engine(workshop.build())
-    assert workshop.forge("calibrate", "recipes/host.yaml", "--out", "recipes").code == 0
-    workshop.bend("scales", ("{set: ../data/cal.yaml}", "{scales: net.scales.json}"))
-    second = engine(workshop.build(recipe="scales"))
-    files = [
-        json.loads((workshop.root / done["path"] / "manifest.json").read_text())["files"] for done in (first, second)
-    ]
-    assert files[0] == files[1]
-    assert second["key"] != first["key"]
-
-
-def test_another_scales_file_changes_the_key(workshop) -> None:
-    assert workshop.forge("calibrate", "recipes/host.yaml", "--out", "recipes").code == 0
-    workshop.bend("scales", ("{set: ../data/cal.yaml}", "{scales: net.scales.json}"))
-    before = key("scales")
-    workshop.write_sample(1, scale=3.0)
-    assert workshop.forge("calibrate", "recipes/host.yaml", "--out", "recipes").code == 0
-    assert key("scales") != before
-
-
-def test_scales_of_another_model_are_refused_and_the_digest_is_named(workshop) -> None:
-    assert workshop.forge("calibrate", "recipes/host.yaml", "--out", "recipes").code == 0
-    made_for = json.loads((workshop.root / "recipes/net.scales.json").read_text())["receipt"]["model_graph"]
-    workshop.write_model(seed=1)
-    workshop.bend("scales", ("{set: ../data/cal.yaml}", "{scales: net.scales.json}"))
-    error = workshop.build(recipe="scales", code=5)["error"]
-    assert error["code"] == "CAL204"
-    assert "graph" in error["what"]
-    assert made_for[:12] in error["why"]
-    assert not (workshop.root / "engines/scales").exists() or not list((workshop.root / "engines/scales").glob("net/*"))
-
-
-def test_scales_with_external_weights_changed_are_refused_too(workshop) -> None:
-    import onnx
-
-    path = workshop.root / "models/net.onnx"
-    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    assert workshop.forge("calibrate", "recipes/host.yaml", "--out", "recipes").code == 0
-    weights = workshop.root / "models/weights.bin"
-    data = bytearray(weights.read_bytes())
-    data[0] ^= 1
-    weights.write_bytes(data)
-    workshop.bend("scales", ("{set: ../data/cal.yaml}", "{scales: net.scales.json}"))
-    error = workshop.build(recipe="scales", code=5)["error"]
-    assert error["what"] == "the scales were made for another weights"
-
-
-def test_one_calibration_serves_two_recipes(workshop) -> None:
-    workshop.build()
-    workshop.bend("second", ("[infer-shapes]", "[infer-shapes, dead-code]"))
-    done = workshop.forge("build", "recipes/second.yaml")
-    assert "calibrated earlier" in done.out
-    assert len(list((workshop.cache / "scales").glob("*.json"))) == 1
-
-
-def test_a_damaged_cached_table_is_made_again(workshop) -> None:
-    workshop.build()
-    (table,) = (workshop.cache / "scales").glob("*.json")
-    whole = table.read_bytes()
-    table.write_bytes(whole[:100])
-    done = workshop.forge("build", "recipes/host.yaml", "--force")
-    assert done.code == 0
-    assert "warning: calibrating again" in done.err
-    assert "calibrated now" in done.out
-    assert table.read_bytes() == whole
-
-
-def test_a_method_of_calibration_has_its_own_table(workshop) -> None:
-    workshop.build()
-    second = engine(workshop.build("--set", "engines.net.calibration.method=minmax-fused"))
-    assert second["version"] == 2
-    assert len(list((workshop.cache / "scales").glob("*.json"))) == 2
-
-
-# -- kits --------------------------------------------------------------------------------------------------
-
-
-def test_a_kit_holds_what_the_device_needs(workshop) -> None:
-    import onnx
-
-    from trtforge.scales.codecs.trt_cache import CalibrationCache
-    from trtforge.scales.table import ScaleTable
-
-    workshop.bend("orin", *ORIN)
-    done = workshop.forge("build", "recipes/orin.yaml", "--json")
-    assert done.code == 10
-    (row,) = done.json["engines"]
-    assert (row["status"], row["version"]) == ("kit", None)
-    assert row["parity"]["passed"] is True
-    assert "error[KIT101]" in done.err
-    assert "trtexec" in done.err
-    kit = read_kit(Path(row["path"]))
-    assert (kit.engine, kit.target, kit.backend, kit.key) == ("net", "orin-agx-64gb/gpu", "tensorrt", row["key"])
-    folder = workshop.root / "unpacked"
-    read_kit(Path(row["path"]), into=folder)
-    assert set(workshop.files(folder)) == set(kit.members)
-    assert set(kit.members) == {"model.onnx", "recipe.json", "scales.json", "minmax.cache", "entropy2.cache"}
-    model = onnx.load(folder / "model.onnx")
-    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 16, 16]
-    assert [node.op_type for node in model.graph.node if "Quantize" in node.op_type] == []
-    assert (folder / "minmax.cache").read_text().splitlines()[0] == "TRT-8602-MinMaxCalibration"
-    assert (folder / "entropy2.cache").read_text().splitlines()[0] == "TRT-8602-EntropyCalibration2"
-    scales = {name: entry.scale for name, entry in ScaleTable.load(folder / "scales.json").ranges.items()}
-    read = CalibrationCache.load(folder / "minmax.cache").to_table()
-    assert {name: entry.scale for name, entry in read.ranges.items()} == scales
-    recipe = json.loads((folder / "recipe.json").read_text())
-    assert recipe["target"] == "orin-agx-64gb/gpu"
-    assert str(workshop.root) not in json.dumps([recipe, kit.to_json()])
-
-
-def test_the_dla_is_named_in_the_command_that_finishes_a_kit(workshop) -> None:
-    workshop.bend("dla", *DLA, ("precision: int8", "precision: int8\n    dla: {core: 1, gpu_fallback: false}"))
-    error = workshop.forge("build", "recipes/dla.yaml").err
-    assert "--useDLACore=1" in error
-    assert "--allowGPUFallback" not in error
-    assert "--calib=entropy2.cache" in error
-
-
-@pytest.mark.parametrize(
-    ("said", "header"),
-    [
-        ("8.6", "TRT-8602"),
-        ("8.6.2", "TRT-8602"),
-        ("10.3", "TRT-100300"),
-        (">=8.5,<10", "TRT-8602"),
-        ("~=8.4", "TRT-8602"),
-    ],
-)
-def test_the_cache_names_the_release_on_the_device(workshop, said: str, header: str) -> None:
-    workshop.bend("orin", ORIN[0], ("backend: onnxruntime", f'backend: tensorrt\ntensorrt: "{said}"'))
-    assert workshop.forge("build", "recipes/orin.yaml").code == 10
-    folder = workshop.root / "unpacked"
-    read_kit(Path("engines/orin/net.kit.tar"), into=folder)
-    assert (folder / "minmax.cache").read_text().startswith(f"{header}-MinMaxCalibration\n")
-
-
-@pytest.mark.parametrize(
-    ("target", "tensorrt", "code", "said"),
-    [
-        ("orin-agx-64gb/gpu", "", "RCP112", 'add `tensorrt: "11.4.1"`'),
-        ("a100-sxm-80gb", "", "RCP112", "dpkg -l"),
-        ("orin-agx-64gb/gpu", '\ntensorrt: ">=9,<10"', "RCP113", "10.3.0"),
-    ],
-)
-def test_a_kit_needs_to_know_the_release(workshop, target: str, tensorrt: str, code: str, said: str) -> None:
-    workshop.bend(
-        "orin", ("target: host", f"target: {target}"), ("backend: onnxruntime", f"backend: tensorrt{tensorrt}")
-    )
-    error = workshop.build(recipe="orin", code=3)["error"]
-    assert error["code"] == code
-    assert said in error["why"] + error["next"]
-    assert not (workshop.cache / "scales").exists()  # said before the work
-
-
-def test_a_second_build_keeps_the_kit(workshop) -> None:
-    workshop.bend("orin", *ORIN)
-    assert workshop.forge("build", "recipes/orin.yaml").code == 10
-    kit = workshop.root / "engines/orin/net.kit.tar"
-    before = kit.stat().st_mtime_ns
-    again = workshop.forge("build", "recipes/orin.yaml")
-    assert again.code == 10
-    assert "already there" in again.out
-    assert kit.stat().st_mtime_ns == before
-    workshop.write_model(seed=1)
-    assert "already there" not in workshop.forge("build", "recipes/orin.yaml").out
-    assert kit.stat().st_mtime_ns != before
-
-
-def test_kits_of_the_same_inputs_are_equal(workshop) -> None:
-    workshop.bend("orin", *ORIN)
-    kit = workshop.root / "engines/orin/net.kit.tar"
-    made = []
-    for _ in range(2):
-        assert workshop.forge("build", "recipes/orin.yaml", "--force").code == 10
-        made.append(kit.read_bytes())
-    assert made[0] == made[1]
-
-
 # -- the engine itself -------------------------------------------------------------------------------------
 
 
@@ -488,26 +299,3 @@ def test_a_flipped_byte_is_refused_before_anything_is_loaded(workshop, monkeypat
     done = workshop.forge("run", "engines/host/net", "data/held.yaml", "--json")
     assert done.code == 7
     assert done.json["error"]["code"] == "ENG111"
-
-
-# -- ahead of time, for a GPU that is not here -------------------------------------------------------------
-
-
-@pytest.mark.rtx
-def test_a_plan_for_another_gpu_is_built_checked_and_refused_here(workshop) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="extra `rtx`")
-    workshop.bend("a100", ("target: host", "target: a100-sxm-80gb"), ("onnxruntime", "tensorrt_rtx"))
-    done = engine(workshop.build(recipe="a100"))
-    assert done["status"] == "built"
-    assert done["parity"]["passed"] is True
-    assert "the engine itself has not run" in done["parity"]["measured_on"]
-    manifest = json.loads((workshop.root / done["path"] / "manifest.json").read_text())
-    assert manifest["target"]["sm"] == "8.0"
-    assert manifest["report"]["int8_convolutions"] == 2
-    header = workshop.forge("inspect", "engines/a100/net", "--json").json["header"]
-    assert (header["kind"], header["compute capabilities"]) == ("tensorrt_rtx", "8.0")
-    assert engine(workshop.build(recipe="a100"))["status"] == "up-to-date"
-    refused = workshop.forge("run", "engines/a100/net", "data/7.npy", "--json")
-    if refused.code:  # on a machine with the right GPU it runs
-        assert refused.json["error"]["code"] in ("ENG112", "ENG205", "ENG206")
-        assert refused.json["error"]["next"]

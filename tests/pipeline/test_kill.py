@@ -137,9 +137,9 @@ def test_build_killed_anywhere_leaves_a_sound_store(workshop) -> None:
 
 
 def test_a_first_build_killed_while_publishing_shows_no_engine(workshop) -> None:
-    """Every third operation inside the store, in a store of its own."""
+    """Every fifth operation inside the store, in a store of its own."""
     total = operations(bound(workshop, *BUILD, at=0, inside=workshop.store))
-    for at in range(2, total, 3):
+    for at in range(2, total, 5):
         store = workshop.root / f"stores/{at}"
         killed = bound(workshop, *BUILD, "--store", str(store), at=at, inside=store)
         assert killed.returncode == -signal.SIGKILL, killed.stderr

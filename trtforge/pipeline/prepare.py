@@ -14,6 +14,7 @@ from filelock import FileLock
 from trtforge.cache import cache_dir
 from trtforge.digest import digest_json
 from trtforge.errors.base import TrtforgeError
+from trtforge.errors.graph import UnknownPass
 from trtforge.files import remove_leftovers
 from trtforge.graph import io
 from trtforge.graph.digests import digests
@@ -21,6 +22,7 @@ from trtforge.graph.model import Digests, Model
 from trtforge.graph.surgery import SurgeryResult, perform
 from trtforge.pipeline.job import Job, tool_versions
 from trtforge.progress import QUIET, Progress
+from trtforge.samples.load import preprocessing
 from trtforge.scales.collect import collect
 from trtforge.scales.table import ScaleTable, check_matches
 
@@ -42,7 +44,11 @@ class Prepared:
 
 def surgery(job: Job) -> SurgeryResult:
     """Load the job's model and run its surgery passes. Raises ONX errors."""
-    return perform(io.load(job.model.path), job.engine.surgery)
+    try:
+        return perform(io.load(job.model.path), job.engine.surgery)
+    except UnknownPass as error:
+        where = job.recipe.place(("engines", job.name, "surgery"))
+        raise UnknownPass(error.what, where=where, why=error.why, next=error.next) from error
 
 
 def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Prepared:
@@ -54,7 +60,8 @@ def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Pre
     identity = digests(result.model)
     if job.scales_file is not None:
         table = ScaleTable.load(job.scales_file)
-        check_matches(table, identity, where=str(job.scales_file))
+        said = preprocessing(job.engine.inputs)
+        check_matches(table, identity, preprocessing=said, where=str(job.scales_file))
         return Prepared(result, identity, table, job.scales_file, reused=True)
     if job.calibration_set is None:
         return Prepared(result, identity, None, None, reused=False)

@@ -19,7 +19,7 @@ from ruamel.yaml.reader import ReaderError
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.recipe import DuplicateKey, RecipeNotAMapping, RecipeNotFound, RecipeSyntax, RecipeTooLarge
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 256 << 10  # YAML is composed before it can be judged; a real recipe has a few kilobytes
 MAX_VALUES = 10_000
 MAX_DEPTH = 50
 
