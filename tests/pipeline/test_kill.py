@@ -42,6 +42,8 @@ def hook(event, details):
             os.kill(os.getpid(), number)
 
 sys.argv = ["trtforge", *arguments]
+import trtforge.engines.key
+trtforge.engines.key.source_digest = lambda: {source!r}
 from trtforge.cli.main import entry
 sys.addaudithook(hook)
 try:
@@ -49,8 +51,15 @@ try:
 finally:
     print(f"operations {{seen}}", file=sys.stderr)
 """
+SOURCE = "0" * 64
 CALIBRATE = ("calibrate", "recipes/host.yaml", "--out", "out")
 BUILD = ("build", "recipes/host.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _one_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """trtforge's own source is an input of a build; an edit of it while these tests run is not their subject."""
+    monkeypatch.setattr("trtforge.pipeline.job.source_digest", lambda: SOURCE)
 
 
 def bound(
@@ -59,7 +68,7 @@ def bound(
     """Run a command that gets a signal just before its ``at``-th file operation of a kind; 0: it runs to its end."""
     job = json.dumps([arguments, str(inside or workshop.root), which, at, int(number)])
     return subprocess.run(
-        [sys.executable, "-c", BOUND.format(job=job)],
+        [sys.executable, "-c", BOUND.format(job=job, source=SOURCE)],
         cwd=workshop.root,
         capture_output=True,
         text=True,

@@ -1,0 +1,400 @@
+"""What a person reads when something is wrong, word for word, and with which exit code the command ends.
+
+`TRTFORGE_UPDATE_GOLDEN=1 pytest tests/cli/test_error_texts.py` writes the texts anew; read the difference before you
+commit it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+ORIN = (("target: host", "target: orin-agx-64gb/gpu"), ("backend: onnxruntime", 'backend: tensorrt\ntensorrt: "8.6"'))
+
+
+@dataclass(frozen=True)
+class Case:
+    """``prepare`` brings about what is wrong; ``command`` is what a person types then."""
+
+    command: str
+    prepare: Callable[[Any, pytest.MonkeyPatch], object] = lambda workshop, monkeypatch: None
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(name: str, command: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    def keep(prepare: Callable[..., object]) -> Callable[..., object]:
+        CASES[name] = Case(command, prepare)
+        return prepare
+
+    return keep
+
+
+BUILD = "build recipes/host.yaml --quiet"
+CALIBRATE = "calibrate recipes/host.yaml --quiet"
+
+# -- the command line --------------------------------------------------------------------------------------
+
+CASES["use-unknown-command"] = Case("biuld recipes/host.yaml")
+CASES["use-unknown-option"] = Case("build recipes/host.yaml --onyl net")
+CASES["use-missing-argument"] = Case("run engines/host/net")
+CASES["use-bad-choice"] = Case("scales convert a b --to yaml")
+CASES["use-unknown-code"] = Case("explain RCP999")
+CASES["use-unknown-schema"] = Case("schema biuld")
+CASES["use-no-such-file"] = Case("inspect models/nte.onnx")
+
+
+@case("use-two-engines-one-file", "surgery recipes/two.yaml --out after.onnx")
+def _(workshop, monkeypatch) -> None:
+    text = workshop.bend("two").read_text()
+    workshop.recipe("two", text + text.partition("engines:\n")[2].replace("  net:", "  second:"))
+
+
+@case("use-nothing-to-calibrate", "calibrate recipes/host.yaml")
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("precision: int8", "precision: fp32"))
+
+
+@case("use-plain-of-no-model", "scales convert net.scales.json out.json --to json --plain plain.onnx")
+def _(workshop, monkeypatch) -> None:
+    assert workshop.forge("calibrate", "recipes/host.yaml").code == 0
+
+
+# -- recipes -----------------------------------------------------------------------------------------------
+
+CASES["recipe-missing"] = Case("build recipes/hots.yaml")
+CASES["recipe-unknown-engine"] = Case("build recipes/host.yaml --only nte")
+CASES["recipe-bad-override"] = Case("recipe show recipes/host.yaml --set engines.net.precisoin=fp32")
+CASES["target-unknown"] = Case("targets a100-sxm-8gb")
+
+
+@case("recipe-wrong-types", BUILD)
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("shape: [1, 3, 16, 16]", "shape: [one, 3, 16, 16]"), ("at_least: 0.9", "at_least: high"))
+
+
+@case("recipe-unknown-key", BUILD)
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("precision:", "precison:"))
+
+
+@case("recipe-unknown-target", BUILD)
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("target: host", "target: a100"))
+
+
+@case("recipe-extends-cycle", BUILD)
+def _(workshop, monkeypatch) -> None:
+    workshop.recipe("host", "extends: other.yaml\ntarget: host\n")
+    workshop.recipe("other", "extends: host.yaml\n")
+
+
+@case("recipe-path-outside", BUILD)
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("../models/net.onnx", "../../net.onnx"))
+
+
+@case("recipe-not-yaml", BUILD)
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("target: host", "target: [host"))
+
+
+# -- models ------------------------------------------------------------------------------------------------
+
+
+@case("model-missing", BUILD)
+def _(workshop, monkeypatch) -> None:
+    (workshop.root / "models/net.onnx").unlink()
+
+
+@case("model-truncated", BUILD)
+def _(workshop, monkeypatch) -> None:
+    path = workshop.root / "models/net.onnx"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@case("model-random", BUILD)
+def _(workshop, monkeypatch) -> None:
+    (workshop.root / "models/net.onnx").write_bytes(workshop.rng(1).bytes(5000))
+
+
+@case("model-external-data-missing", BUILD)
+def _(workshop, monkeypatch) -> None:
+    import onnx
+
+    path = workshop.root / "models/net.onnx"
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (workshop.root / "models/weights.bin").unlink()
+
+
+@case("model-other-digest", BUILD)
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("onnx: ../models/net.onnx", f"onnx: ../models/net.onnx, sha256: {'a' * 64}"))
+
+
+@case("model-of-missing-package", BUILD)
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("../models/net.onnx", "package:trtforge-no-such-package/net.onnx"))
+
+
+@case("model-without-the-input", BUILD)
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("inputs: {x:", "inputs: {image:"))
+
+
+@case("model-with-another-shape", BUILD)
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("[1, 3, 16, 16]", "[1, 3, 15, 16]"))
+
+
+@case("model-with-an-unknown-operator", BUILD)
+def _(workshop, monkeypatch) -> None:
+    import onnx
+
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17, "my.ops": 1]>
+        g (float[1, 3, 16, 16] x) => (float[1, 3, 16, 16] y) { y = my.ops.Swirl(x) }
+    """)
+    onnx.save(model, workshop.root / "models/net.onnx")
+    workshop.recipe("host", workshop.bend("host", ("int8", "fp32")).read_text().partition("    verify")[0])
+
+
+@case("surgery-unknown-pass", "surgery recipes/host.yaml")
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("[infer-shapes]", "[infer-shape]"))
+
+
+@case("lint-errors", "lint recipes/host.yaml")
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("inputs: {x:", "inputs: {image:"))
+
+
+# -- samples and scales ------------------------------------------------------------------------------------
+
+
+@case("set-empty", CALIBRATE)
+def _(workshop, monkeypatch) -> None:
+    (workshop.root / "data/cal.yaml").write_text("samples: []\n")
+
+
+@case("set-missing", CALIBRATE)
+def _(workshop, monkeypatch) -> None:
+    (workshop.root / "data/cal.yaml").unlink()
+
+
+@case("sample-missing", CALIBRATE)
+def _(workshop, monkeypatch) -> None:
+    (workshop.root / "data/3.npy").unlink()
+
+
+@case("sample-of-wrong-shape", CALIBRATE)
+def _(workshop, monkeypatch) -> None:
+    workshop.save(3, workshop.rng(1).normal(size=(3, 8, 8)).astype("float32"))
+
+
+@case("sample-of-wrong-dtype", CALIBRATE)
+def _(workshop, monkeypatch) -> None:
+    workshop.save(3, workshop.rng(1).normal(size=(3, 16, 16)))
+
+
+@case("sample-with-nan", CALIBRATE)
+def _(workshop, monkeypatch) -> None:
+    array = workshop.rng(1).normal(size=(3, 16, 16)).astype("float32")
+    array[1, 2, 3] = float("nan")
+    workshop.save(3, array)
+
+
+@case("tensor-becomes-infinite", CALIBRATE)
+def _(workshop, monkeypatch) -> None:
+    import onnx
+
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[n, 3, 16, 16] x) => (float[n, 3, 16, 16] y) { big = Exp(x)  y = Neg(big) }
+    """)
+    onnx.save(model, workshop.root / "models/net.onnx")
+    workshop.write_sample(3, scale=100.0)
+
+
+CASES["scales-missing"] = Case("scales show net.scales.json")
+
+
+@case("scales-cache-with-a-bad-line", "scales show net.cache")
+def _(workshop, monkeypatch) -> None:
+    text = "TRT-8602-MinMaxCalibration\nx: 3c010a14\nc0: 3c01z\n"
+    (workshop.root / "net.cache").write_text(text)
+
+
+@case("scales-damaged", "scales diff net.scales.json net.scales.json")
+def _(workshop, monkeypatch) -> None:
+    (workshop.root / "net.scales.json").write_text('{"format": "trtforge-scales", "ranges": {')
+
+
+@case("scales-of-another-model", "build recipes/scales.yaml --quiet")
+def _(workshop, monkeypatch) -> None:
+    assert workshop.forge("calibrate", "recipes/host.yaml", "--out", "recipes").code == 0
+    workshop.write_model(seed=1)
+    workshop.bend("scales", ("{set: ../data/cal.yaml}", "{scales: net.scales.json}"))
+
+
+# -- stores and engines ------------------------------------------------------------------------------------
+
+
+@case("store-full", BUILD)
+def _(workshop, monkeypatch) -> None:
+    fsync = os.fsync
+
+    def full(handle: int) -> None:
+        if ".staging" in str(Path(f"/proc/self/fd/{handle}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+
+
+@case("store-read-only", BUILD)
+def _(workshop, monkeypatch) -> None:
+    mkdir = os.mkdir
+
+    def refused(path: Any, *args: Any, **keywords: Any) -> None:
+        if "engines" in Path(path).parts:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        mkdir(path, *args, **keywords)
+
+    monkeypatch.setattr(os, "mkdir", refused)
+
+
+CASES["store-is-a-file"] = Case(BUILD + " --store models/net.onnx")
+
+
+CASES["lock-missing"] = Case(BUILD + " --locked")
+
+
+@case("lock-drift", BUILD + " --locked")
+def _(workshop, monkeypatch) -> None:
+    workshop.build()
+    workshop.write_model(seed=1)
+    workshop.write_sample(2, scale=2.0)
+
+
+@case("lock-damaged", BUILD)
+def _(workshop, monkeypatch) -> None:
+    (workshop.root / "recipes/trtforge.lock").write_text("<<<<<<< HEAD\n")
+
+
+@case("verify-missed", BUILD)
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("metric: cosine, at_least: 0.9", "metric: sqnr_db, at_least: 500"))
+
+
+@case("run-unknown-engine", "run engines/host/nte data/7.npy")
+def _(workshop, monkeypatch) -> None:
+    workshop.build()
+
+
+@case("run-changed-engine", "run engines/host/net data/7.npy")
+def _(workshop, monkeypatch) -> None:
+    workshop.build()
+    path = workshop.store / "net/1/model.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@case("run-changed-manifest", "run engines/host/net data/7.npy")
+def _(workshop, monkeypatch) -> None:
+    workshop.build()
+    path = workshop.store / "net/1/manifest.json"
+    path.write_text(path.read_text().replace('"precision": "int8"', '"precision": "fp32"'))
+
+
+@case("run-without-the-model", "run engines/host/net data/7.npy")
+def _(workshop, monkeypatch) -> None:
+    workshop.build()
+    (workshop.root / "models/net.onnx").unlink()
+
+
+@case("run-sample-of-wrong-shape", "run engines/host/net data/7.npy")
+def _(workshop, monkeypatch) -> None:
+    workshop.build()
+    workshop.save(7, workshop.rng(1).normal(size=(3, 8, 8)).astype("float32"))
+
+
+CASES["inspect-no-plan"] = Case("inspect recipes/host.yaml")
+
+
+@case("inspect-damaged-kit", "inspect engines/orin/net.kit.tar")
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("orin", *ORIN)
+    assert workshop.forge("build", "recipes/orin.yaml").code == 10
+    path = workshop.root / "engines/orin/net.kit.tar"
+    path.write_bytes(path.read_bytes()[:-20000])
+
+
+@case("kit-waits-for-its-device", "build recipes/orin.yaml --quiet")
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("orin", *ORIN)
+
+
+CASES["out-is-a-file"] = Case("calibrate recipes/host.yaml --quiet --out models/net.onnx")
+
+
+# ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_error_text(name: str, workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = CASES[name]
+    chosen.prepare(workshop, monkeypatch)
+    before = workshop.files()
+    done = workshop.forge(*chosen.command.split())
+    monkeypatch.undo()
+    assert done.code not in (0, 1)
+    assert "Traceback" not in done.err
+    ended = f"$ trtforge {chosen.command}\nexit code {done.code}\n"
+    text = scrubbed(ended + heading("stdout", done.out) + heading("stderr", done.err), workshop.root)
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("TRTFORGE_UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+    left = {file for file in workshop.files() if file not in before and not file.endswith(".lock")}
+    assert {file for file in left if not file.startswith((".cache/", "engines/orin/"))} <= {
+        "engines/host/.trtforge.json"  # a publish that failed has burnt its number
+    }
+
+
+def heading(name: str, text: str) -> str:
+    return f"--- {name}\n{text}" if text else ""
+
+
+def scrubbed(text: str, root: Path) -> str:
+    """Without what differs between machines: the project's path, digests, measured values."""
+    text = text.replace(str(root), "PROJECT").replace(str(root.parent), "OUTSIDE")
+    text = re.sub(r"\b[0-9a-f]{12,64}\b", "DIGEST", text)
+    text = re.sub(r"\b0\.\d{4,}\b", "0.VALUE", text)
+    text = re.sub(r"(sqnr_db) \d+\.\d+", r"\1 VALUE", text)
+    text = re.sub(r"\[ONNXRuntimeError\].*", "[ONNXRuntimeError] ITS OWN WORDS", text)
+    return re.sub(r"\b\d+\.\d MB", "N MB", text)
+
+
+def test_every_golden_text_has_its_case() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(CASES)
+
+
+def test_every_family_of_errors_is_met() -> None:
+    from trtforge.errors import EXIT_CODES
+
+    families = {
+        line[6:9] for path in GOLDEN.glob("*.txt") for line in path.read_text().splitlines() if line[:6] == "error["
+    }
+    assert families == set(EXIT_CODES)
