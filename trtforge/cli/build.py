@@ -57,7 +57,7 @@ def build(
         ui.log(f"{job.name}: {job.engine.precision} for {job.target.key} with {job.backend.name}")
         outcomes.append(build_one(job, force=force, progress=ui))
         _show(ui, outcomes[-1])
-        if not locked:
+        if not locked and not set_:  # an experiment on the command line is not what the recipe stands for
             _pin(ui, pins, job)
     ui.log(f"done in {time.monotonic() - started:.2f} s")
     ui.result("build", {"recipe": str(recipe), "engines": [_row(outcome) for outcome in outcomes]})
@@ -78,10 +78,15 @@ def build(
 def _pin(ui: Ui, path: Path, job: Job) -> None:
     """Write the build's inputs to the lock; say which differ from those of the last build."""
     from trtforge.engines import lock
+    from trtforge.errors.engine import LockUnreadable
 
     recipe = job.recipe.path.name
     pinned = lock.read(path).pins(recipe, job.name) is not None
-    drifts = lock.update(path, recipe, job.name, lock.Pins.of(job.key_inputs))
+    try:
+        drifts = lock.update(path, recipe, job.name, lock.Pins.of(job.key_inputs))
+    except LockUnreadable as error:  # the engine is published; that its inputs are not pinned is no failure of it
+        ui.warn(f"{job.name}: inputs not pinned, {error.what}: {error.why}")
+        return
     if drifts and not pinned:
         ui.log(f"{job.name}: inputs pinned in {shown(path)}")
     for drift in drifts if pinned else ():
@@ -92,7 +97,8 @@ def _show(ui: Ui, outcome: Outcome) -> None:
     if outcome.status == "up-to-date":
         ui.say(f"{outcome.path}: up to date, nothing to do")
         return
-    ui.say(f"{outcome.path}: {'built' if outcome.status == 'built' else 'kit prepared, compilation needs the device'}")
+    done = "kit prepared, compilation needs the device" if outcome.status == "kit" else outcome.status
+    ui.say(f"{outcome.path}: {done}")
     for line in outcome.facts:
         ui.say(f"  {line}")
 

@@ -15,7 +15,7 @@ class BuiltEngine(TypedDict):
     engine: str
     target: str
     backend: str
-    status: Literal["built", "up-to-date", "kit"]
+    status: Literal["built", "up-to-date", "republished", "kit"]
     path: str
     version: int | None
     key: str

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trtforge.digest import sha256_bytes
+from trtforge.digest import sha256_bytes, sha256_file
 from trtforge.engines import state as states
 from trtforge.engines.config_pbtxt import CONFIG, render
 from trtforge.engines.manifest import MANIFEST, FileRecord, Manifest, read_manifest
@@ -92,8 +92,8 @@ class Store:
     def find(self, engine: str, key: str) -> EngineVersion | None:
         """The newest version built from inputs with this key; None when there is none that is whole.
 
-        Looks at manifests and file sizes, not at digests: cheap enough for a build that has nothing to do. A version
-        whose manifest or files are damaged is not found, so that it is built again.
+        Looks at manifests and file sizes, and at the digests of files written to since: cheap enough for a build that
+        has nothing to do. A version whose manifest or files are damaged is not found, so that it is built again.
         """
         with explained(self.root, f"look for {engine!r} in the store"):
             if states.read(self.root, engine).config_due:
@@ -280,14 +280,17 @@ def _copy(source: Path, destination: Path) -> FileRecord:
 
 
 def _has_its_files(version: EngineVersion) -> bool:
-    return all(_size(version.path / name) == record.size for name, record in version.manifest.files.items())
+    """Every file has its size, and one written to after the manifest, which is written last, its digest too."""
+    published = (version.path / MANIFEST).stat().st_mtime_ns
+    return all(_is_whole(version.path / name, record, published) for name, record in version.manifest.files.items())
 
 
-def _size(path: Path) -> int | None:
+def _is_whole(path: Path, record: FileRecord, published: int) -> bool:
     try:
-        return path.stat().st_size
+        stat = path.stat()
+        return stat.st_size == record.size and (stat.st_mtime_ns <= published or sha256_file(path) == record.sha256)
     except OSError:
-        return None
+        return False
 
 
 def _digest(path: Path) -> str | None:

@@ -25,7 +25,7 @@ class Outcome:
     """What a build did. ``path``: the version folder, or the kit. ``facts``: lines for a person."""
 
     job: Job
-    status: Literal["built", "up-to-date", "kit"]
+    status: Literal["built", "up-to-date", "republished", "kit"]
     path: Path
     version: int | None
     seconds: float
@@ -45,20 +45,46 @@ def build(job: Job, *, force: bool = False, progress: Progress = QUIET) -> Outco
     if not force and (found := _existing(job, started)):
         return found
     with job.store.build_lock(job.name, progress=progress):
-        if not force and (found := _existing(job, started)):
+        if not force and (found := _existing(job, started) or _republished(job, started, progress)):
             return found
         return _build(job, started, progress)
 
 
 def _existing(job: Job, started: float) -> Outcome | None:
     """What an earlier build of the same inputs left: an engine, or a kit that waits for its device."""
-    if found := job.store.find(job.name, job.key):
+    from trtforge.pipeline import reference
+
+    found = job.store.find(job.name, job.key)
+    if found and found.version == job.store.versions(job.name)[-1]:
+        reference.remember(job)
         parity = found.manifest.parity
         return Outcome(job, "up-to-date", found.path, found.version, time.monotonic() - started, parity=parity)
     if needs_device(job) and _has_kit(job):
         why = job.backend.availability().why
         return Outcome(job, "kit", job.kit_path, None, time.monotonic() - started, why, facts=["already there"])
     return None
+
+
+def _republished(job: Job, started: float, progress: Progress) -> Outcome | None:
+    """An older version of the same inputs, published again: whoever asks for the engine gets the newest version."""
+    from trtforge.engines.load import check_files
+    from trtforge.errors.engine import EngineFileChanged, EngineFileMissing
+    from trtforge.pipeline import reference
+
+    older = job.store.find(job.name, job.key)
+    if older is None:
+        return None
+    try:
+        check_files(older)
+    except (EngineFileChanged, EngineFileMissing):
+        return None  # built again
+    names = sorted(older.manifest.files, key=lambda name: name != older.manifest.engine_file)
+    files = {name: older.path / name for name in names}
+    new = job.store.publish(job.name, files, older.manifest, progress=progress)
+    reference.remember(job)
+    facts = [f"the same inputs gave version {older.version}: published again, nothing was compiled"]
+    seconds = time.monotonic() - started
+    return Outcome(job, "republished", new.path, new.version, seconds, "", new.manifest.parity, facts)
 
 
 def _has_kit(job: Job) -> bool:

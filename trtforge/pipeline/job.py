@@ -22,7 +22,7 @@ from trtforge.engines.store import Store
 from trtforge.errors.environment import MissingPackage
 from trtforge.progress import QUIET, Progress
 from trtforge.recipe.load import LoadedRecipe
-from trtforge.recipe.models import Engine
+from trtforge.recipe.models import Dla, Engine
 from trtforge.recipe.sources import FetchedModel, fetch
 from trtforge.samples.base import SampleSet
 from trtforge.samples.load import open_set
@@ -61,10 +61,17 @@ class Job:
             words.append("--fp16")
         if self.engine.precision == "int8":
             words += ["--int8", "--calib=entropy2.cache"]
-        if self.engine.dla is not None:
-            words.append(f"--useDLACore={self.engine.dla.core}")
-            words += ["--allowGPUFallback"] if self.engine.dla.gpu_fallback else []
-        return " ".join(words)
+        pools = [f"workspace:{_mib(self.engine.workspace)}"]
+        if self.dla is not None:
+            words.append(f"--useDLACore={self.dla.core}")
+            words += ["--allowGPUFallback"] if self.dla.gpu_fallback else []
+            pools.append(f"dlaSRAM:{_mib(self.dla.sram)}")
+        return " ".join([*words, f"--memPoolSize={','.join(pools)}"])
+
+    @property
+    def dla(self) -> Dla | None:
+        """DLA options: the recipe's, or the defaults where the target is a DLA and the recipe is silent."""
+        return self.engine.dla or (Dla() if self.target.is_dla else None)
 
     @cached_property
     def calibration_set(self) -> SampleSet | None:
@@ -168,6 +175,12 @@ def external_weights(path: Path) -> str | None:
 
     model = load(path)
     return digests(model).weights if model.folder is not None else None
+
+
+def _mib(size: str) -> str:
+    """ "1GiB" -> "1024", "512KiB" -> "0.5": the unit of trtexec's memory pools."""
+    units = {"KiB": 1 / 1024, "MiB": 1, "GiB": 1024}
+    return f"{int(size[:-3]) * units[size[-3:]]:g}"
 
 
 def _identity(samples: SampleSet | None, how: str) -> str | None:

@@ -54,6 +54,7 @@ def write(job: Job, prepared: Prepared, workdir: Path) -> Path:
             "model": {"origin": job.model.origin, "sha256": job.model.sha256},
             "target": job.target.to_json(),
             "calibration": receipt(prepared),
+            "on_device": job.on_device,
         },
     )
     remove_leftovers(job.kit_path)

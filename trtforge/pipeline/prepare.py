@@ -27,6 +27,11 @@ from trtforge.scales.collect import collect
 from trtforge.scales.table import ScaleTable, check_matches
 
 
+RECALIBRATE = (
+    "run `trtforge calibrate` on a recipe with this model, this `surgery` and a calibration set, and name its file here"
+)
+
+
 @dataclass(frozen=True)
 class Prepared:
     """``scales_path`` is where the table lies (None without INT8); ``reused``: it was calibrated earlier."""
@@ -61,7 +66,7 @@ def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Pre
     if job.scales_file is not None:
         table = ScaleTable.load(job.scales_file)
         said = preprocessing(job.engine.inputs)
-        check_matches(table, identity, preprocessing=said, where=str(job.scales_file))
+        check_matches(table, identity, preprocessing=said, where=str(job.scales_file), next=RECALIBRATE)
         return Prepared(result, identity, table, job.scales_file, reused=True)
     if job.calibration_set is None:
         return Prepared(result, identity, None, None, reused=False)

@@ -20,7 +20,7 @@ def manifest(job: Job, prepared: Prepared, result: CompileResult, parity: dict[s
             key=job.target.key,
             sm=job.target.sm,
             isa=tuple(result.report.get("isa", ())),
-            dla_core=job.engine.dla.core if job.engine.dla else None,
+            dla_core=job.dla.core if job.dla else None,
             facts=job.target.to_json(),
         ),
         backend=job.backend.name,

@@ -17,8 +17,10 @@ from trtforge.pipeline.job import Job
 
 
 def remember(job: Job) -> None:
-    """Note where the job's model lies. Raises OSError."""
-    write_json(_note(job.model.sha256), {"path": str(job.model.path.resolve()), "origin": job.model.origin})
+    """Note where the job's model lies, unless that is known. Raises OSError."""
+    path = job.model.path.resolve()
+    if _remembered(job.model.sha256) != path:
+        write_json(_note(job.model.sha256), {"path": str(path), "origin": job.model.origin})
 
 
 def find(manifest: Manifest, given: Path | None = None) -> Path:
@@ -27,7 +29,7 @@ def find(manifest: Manifest, given: Path | None = None) -> Path:
     Raises ReferenceMissing (VER105).
     """
     path = given or _remembered(manifest.model.sha256)
-    why = "this machine did not build the engine, so it does not know where the model is"
+    why = "nothing here remembers where it is: the cache was emptied, or another machine built the engine"
     if path is not None:
         if not path.is_file():
             why = "there is no such file any more" if given is None else "there is no such file"
@@ -39,7 +41,8 @@ def find(manifest: Manifest, given: Path | None = None) -> Path:
         "the FP32 model to compare with is not here",
         where=str(path or manifest.model.origin),
         why=why,
-        next=f"give it with --model PATH (it was {manifest.model.origin}), or run without it: --against none",
+        next=f"`trtforge build` its recipe again, give it with --model PATH (it was {manifest.model.origin}), "
+        "or run without it: --against none",
     )
 
 

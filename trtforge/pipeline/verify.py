@@ -14,7 +14,7 @@ from trtforge.progress import Progress
 
 RUN_HERE = "this machine, by the engine itself"
 SIMULATED = "this CPU: the graph given to the compiler, computed by onnxruntime; the engine itself has not run"
-PLANNED = "this CPU: the graph with these scales as Q/DQ, computed by onnxruntime; no engine exists yet"
+PLANNED = "this CPU: the kit's graph{}, computed by onnxruntime; no engine exists yet"
 
 
 def compiled(job: Job, result: CompileResult, progress: Progress) -> dict[str, Any] | None:
@@ -41,7 +41,8 @@ def prepared(job: Job, ready: Prepared, workdir: Path, progress: Progress) -> di
         model, _ = insert(model, ready.scales, job.engine.quantize)
     graph = workdir / "simulated" / "model.onnx"
     save(model, graph)
-    return _measure(job, simulated_session(graph), PLANNED, progress)
+    how = " with its scales as Q/DQ" if ready.scales is not None else " in FP32"
+    return _measure(job, simulated_session(graph), PLANNED.format(how), progress)
 
 
 def _measure(job: Job, candidate: Session, measured_on: str, progress: Progress) -> dict[str, Any]:
