@@ -96,7 +96,8 @@ class Job:
 
     @cached_property
     def key_inputs(self) -> dict[str, Any]:
-        """Every input of the build by name; two builds with equal values give the same engine."""
+        """Every input of the build by name. Equal values give equal engines, but for the form that a CPU's self-check
+        chooses: it depends on a measured speed (docs/adr/0004)."""
         return {
             "engine": self.name,
             "recipe": digest_json(self.engine.model_dump(mode="json", exclude={"model", "calibration", "verify"})),

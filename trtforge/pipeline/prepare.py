@@ -26,7 +26,6 @@ from trtforge.samples.load import preprocessing
 from trtforge.scales.collect import collect
 from trtforge.scales.table import ScaleTable, check_matches
 
-
 RECALIBRATE = (
     "run `trtforge calibrate` on a recipe with this model, this `surgery` and a calibration set, and name its file here"
 )
