@@ -81,12 +81,55 @@ def test_the_cache_names_the_release_on_the_device(workshop, said: str, header: 
     assert (folder / "minmax.cache").read_text().startswith(f"{header}-MinMaxCalibration\n")
 
 
+def test_a_kit_for_tensorrt_11_carries_its_ranges_as_nodes(workshop) -> None:
+    import onnx
+
+    from trtforge.graph.model import Model
+    from trtforge.scales.codecs.qdq import extract
+    from trtforge.scales.table import ScaleTable
+
+    workshop.bend("orin", ORIN[0], ("backend: onnxruntime", 'backend: tensorrt\ntensorrt: "11.4.1"'))
+    assert workshop.forge("build", "recipes/orin.yaml").code == 10
+    folder = workshop.root / "unpacked"
+    kit = read_kit(Path("engines/orin/net.kit.tar"), into=folder)
+    assert set(kit.members) == {"model.onnx", "model.qdq.onnx", "recipe.json", "scales.json"}
+    model = onnx.load(folder / "model.qdq.onnx")
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 16, 16]
+    _, written = extract(Model(model))
+    scales = ScaleTable.load(folder / "scales.json").ranges
+    assert "x" in written.ranges
+    assert all(entry.scale == scales[name].scale for name, entry in written.ranges.items())
+    command = kit.facts["on_device"]
+    assert "--onnx=model.qdq.onnx" in command
+    assert not {"--int8", "--fp16", "--calib"} & {word.partition("=")[0] for word in command.split()}
+
+
+def test_a_float_kit_for_tensorrt_11_has_half_precision_in_its_graph(workshop) -> None:
+    import onnx
+
+    workshop.bend(
+        "orin",
+        ORIN[0],
+        ("backend: onnxruntime", 'backend: tensorrt\ntensorrt: "11.4.1"'),
+        ("precision: int8", "precision: fp16"),
+    )
+    assert workshop.forge("build", "recipes/orin.yaml").code == 10
+    folder = workshop.root / "unpacked"
+    kit = read_kit(Path("engines/orin/net.kit.tar"), into=folder)
+    assert set(kit.members) == {"model.onnx", "model.fp16.onnx", "recipe.json"}
+    weights = {weight.name: weight.data_type for weight in onnx.load(folder / "model.fp16.onnx").graph.initializer}
+    assert set(weights.values()) == {onnx.TensorProto.FLOAT16}
+    assert "--onnx=model.fp16.onnx" in kit.facts["on_device"]
+
+
 @pytest.mark.parametrize(
     ("target", "tensorrt", "code", "said"),
     [
         ("orin-agx-64gb/gpu", "", "RCP112", 'add `tensorrt: "11.4.1"`'),
         ("a100-sxm-80gb", "", "RCP112", "dpkg -l"),
         ("orin-agx-64gb/gpu", '\ntensorrt: ">=9,<10"', "RCP113", "10.3.0"),
+        ("orin-agx-64gb/gpu", '\ntensorrt: "7.2"', "RCP113", "8.4.0"),
+        ("xavier-agx/gpu", '\ntensorrt: "10.3"', "RCP113", "8.5.2 is the last"),
     ],
 )
 def test_a_kit_needs_to_know_the_release(workshop, target: str, tensorrt: str, code: str, said: str) -> None:

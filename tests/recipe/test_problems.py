@@ -102,10 +102,22 @@ VALUES: list[tuple[list[tuple[str, str]], str, str, list[str]]] = [
     ([("onnxruntime", "tensorrt_rtx"), ("host", "orin-agx-64gb/gpu")], "RCP118", "r.yaml:2:10", ["discrete GPUs only"]),
     ([("onnxruntime", "tensorrt_rtx"), ("host", "h100-sxm-80gb")], "RCP118", "r.yaml:2:10", ["has SM 9.0"]),
     (
-        [("onnxruntime", 'tensorrt\ntensorrt: "10.13"'), ("host", "xavier-agx/dla")],
+        [("onnxruntime", 'tensorrt\ntensorrt: "10.13"'), ("host", "orin-agx-64gb/dla")],
         "RCP117",
         "r.yaml:3:11",
         ["cannot use the DLA"],
+    ),
+    (
+        [("onnxruntime", 'tensorrt\ntensorrt: "10.13"'), ("host", "xavier-agx/dla")],
+        "RCP113",
+        "r.yaml:3:11",
+        ["8.5.2 is the last release"],
+    ),
+    (
+        [("onnxruntime", 'tensorrt\ntensorrt: "7.2"'), ("host", "orin-nx-8gb/gpu")],
+        "RCP113",
+        "r.yaml:3:11",
+        ["there is no TensorRT 7.2", "first JetPack for orin-nx-8gb brought TensorRT 8.5.2", "dpkg -l"],
     ),
     (
         [("onnxruntime", "tensorrt"), ("host", "orin-nx-8gb/dla"), ("precision", "dla: {core: 1}\n    precision")],

@@ -1,22 +1,27 @@
-"""What is handed to a device that must compile for itself: graph, scales, TensorRT cache and recipe, sealed."""
+"""What is handed to a device that must compile for itself: graph, scales, TensorRT cache and recipe, sealed.
+
+TensorRT through 10 takes INT8 ranges as a calibration cache. TensorRT 11 has no calibrators and is strongly typed: it
+takes INT8 as Q/DQ nodes and FP16 as the types of the graph, so the kit holds a graph with these written in.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from packaging.specifiers import SpecifierSet
-
 from trtforge.engines.kit import KitInfo, write_kit
 from trtforge.errors.recipe import MissingKey, WrongValue
 from trtforge.files import remove_leftovers
 from trtforge.graph import io
+from trtforge.graph.model import Model
 from trtforge.graph.shapes import freeze_inputs
 from trtforge.pipeline.job import Job
 from trtforge.pipeline.prepare import Prepared
 from trtforge.pipeline.record import receipt
+from trtforge.scales.codecs.qdq import insert
 from trtforge.scales.codecs.trt_cache import Algorithm, CalibrationCache
-from trtforge.targets.load import jetpacks
+from trtforge.scales.table import ScaleTable
+from trtforge.targets.load import device_release, releases, version_tuple
 
 CACHES: dict[str, Algorithm] = {
     "minmax.cache": "MinMaxCalibration",
@@ -24,6 +29,11 @@ CACHES: dict[str, Algorithm] = {
 }
 """The same min-max ranges under two headers: TensorRT takes a cache only from the calibrator its first line names.
 `IInt8MinMaxCalibrator` wants the first; trtexec, and the DLA whatever calls it, want the second."""
+
+STRONGLY_TYPED = 11
+"""Since this TensorRT the precision is what the graph says."""
+
+TYPED_MODELS = {"int8": "model.qdq.onnx", "fp16": "model.fp16.onnx"}
 
 
 def write(job: Job, prepared: Prepared, workdir: Path) -> Path:
@@ -33,16 +43,18 @@ def write(job: Job, prepared: Prepared, workdir: Path) -> Path:
     """
     folder = workdir / "kit"
     shapes = {name: spec.shape for name, spec in job.engine.inputs.items()}
-    io.save(freeze_inputs(prepared.model, shapes), folder / "model.onnx")
+    model = freeze_inputs(prepared.model, shapes)
+    io.save(model, folder / "model.onnx")
+    if strongly_typed(job) and (name := TYPED_MODELS.get(job.engine.precision)):
+        io.save(_typed(job, model, prepared), folder / name)
     members: dict[str, Path | bytes] = {file.name: file for file in folder.iterdir()}
     recipe = job.recipe.resolved()
     recipe["engines"] = {job.name: recipe["engines"][job.name]}
     members["recipe.json"] = (json.dumps(recipe, indent=2, sort_keys=True) + "\n").encode()
     if prepared.scales is not None and prepared.scales_path is not None:
         members["scales.json"] = prepared.scales_path
-        for name, algorithm in CACHES.items():
-            cache = CalibrationCache.from_table(prepared.scales, tensorrt=tensorrt_version(job), algorithm=algorithm)
-            members[name] = cache.to_bytes()
+        if not strongly_typed(job):
+            members |= _caches(prepared.scales, tensorrt_version(job))
     info = KitInfo(
         engine=job.name,
         target=job.target.key,
@@ -54,7 +66,7 @@ def write(job: Job, prepared: Prepared, workdir: Path) -> Path:
             "model": {"origin": job.model.origin, "sha256": job.model.sha256},
             "target": job.target.to_json(),
             "calibration": receipt(prepared),
-            "on_device": job.on_device,
+            "on_device": finishing_command(job),
         },
     )
     remove_leftovers(job.kit_path)
@@ -62,32 +74,60 @@ def write(job: Job, prepared: Prepared, workdir: Path) -> Path:
     return job.kit_path
 
 
+def finishing_command(job: Job) -> str:
+    """What makes an engine of the kit on the device, with NVIDIA's own tool. Not yet run on hardware."""
+    if not strongly_typed(job):
+        return job.on_device
+    model = TYPED_MODELS.get(job.engine.precision, "model.onnx")
+    words = job.on_device.replace("--onnx=model.onnx", f"--onnx={model}").split(" ")
+    return " ".join(word for word in words if word not in ("--fp16", "--int8") and not word.startswith("--calib="))
+
+
+def strongly_typed(job: Job) -> bool:
+    """Is the release on the device one without calibrators and precision flags? What is not known is taken for no."""
+    said = job.recipe.recipe.tensorrt
+    release = version_tuple(device_release(job.target, said) or "") if said is not None else None
+    return release is not None and release[0] >= STRONGLY_TYPED
+
+
+def _typed(job: Job, model: Model, prepared: Prepared) -> Model:
+    """The graph with the recipe's precision written into it. Raises CAL and BLD errors."""
+    if prepared.scales is not None:
+        return insert(model, prepared.scales, job.engine.quantize)[0]
+    from trtforge.backends.tensorrt_rtx_.half import convert
+
+    return convert(model)[0]
+
+
+def _caches(scales: ScaleTable, release: str) -> dict[str, bytes]:
+    return {
+        name: CalibrationCache.from_table(scales, tensorrt=release, algorithm=algorithm).to_bytes()
+        for name, algorithm in CACHES.items()
+    }
+
+
 def tensorrt_version(job: Job) -> str:
-    """The release on the device: the recipe's "8.6" is the 8.6.2 of the JetPack that carries it, a range the newest.
+    """The release on the device: see `trtforge.targets.load.device_release`.
 
     The number goes into the cache's header, which TensorRT compares with its own. Raises MissingKey (RCP112),
     WrongValue (RCP113).
     """
-    said, family = job.recipe.recipe.tensorrt, job.target.family
-    releases = [pack.tensorrt for pack in reversed(jetpacks()) if family in pack.families]
+    said, known = job.recipe.recipe.tensorrt, releases(job.target)
     if said is None:
         raise MissingKey(
-            "`tensorrt` is missing: the kit's calibration cache carries the version on the device",
+            "`tensorrt` is missing: how a kit carries INT8 ranges depends on the version on the device",
             where=job.recipe.place(("backend",)),
-            why=f"JetPack has brought {', '.join(dict.fromkeys(releases))} to this device"
-            if releases
+            why=f"JetPack has brought {', '.join(known)} to this device"
+            if known
             else "no table says which version a machine with this GPU has",
-            next=f'add `tensorrt: "{releases[0] if releases else "10.3"}"`; on the device: dpkg -l | grep tensorrt',
+            next=f'add `tensorrt: "{known[0] if known else "10.3"}"`; on the device: dpkg -l | grep tensorrt',
         )
-    if said[0].isdigit():
-        return next((release for release in releases if f"{release}.".startswith(f"{said}.")), said)
-    allowed = SpecifierSet(said)
-    for release in releases:
-        if release in allowed:
-            return release
-    raise WrongValue(
-        f"no JetPack brings a TensorRT {said} to {job.target.name}",
-        where=job.recipe.place(("tensorrt",)),
-        why=f"those for it have {', '.join(dict.fromkeys(releases)) or 'none that is known'}",
-        next="name the one version on the device: dpkg -l | grep tensorrt",
-    )
+    release = device_release(job.target, said)
+    if release is None:
+        raise WrongValue(
+            f"no JetPack brings a TensorRT {said} to {job.target.name}",
+            where=job.recipe.place(("tensorrt",)),
+            why=f"those for it have {', '.join(known) or 'none that is known'}",
+            next="name the one version on the device: dpkg -l | grep tensorrt",
+        )
+    return release

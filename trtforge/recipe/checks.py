@@ -96,17 +96,28 @@ def _tensorrt_problems(
                 next="name the version on the device: `dpkg -l | grep tensorrt` prints it there",
             ),
         )
-    elif target.is_dla and _EXACT.fullmatch(version):
-        from trtforge.targets.load import dla_support
+    elif _EXACT.fullmatch(version):
+        from trtforge.targets.load import dla_support, release_support, releases
 
-        supported, why = dla_support(target.key, tensorrt=version)
-        if not supported:
+        released, why = release_support(target, version)
+        supported, no_dla = dla_support(target.key, tensorrt=version) if target.is_dla else (True, "")
+        if not released:
+            yield (
+                ("tensorrt",),
+                WrongValue(
+                    f"there is no TensorRT {version} for {target.name}",
+                    where=where,
+                    why=f"{why}; JetPacks for it have {', '.join(releases(target))}",
+                    next="name the version on the device: `dpkg -l | grep tensorrt` prints it there",
+                ),
+            )
+        elif not supported:
             yield (
                 ("tensorrt",),
                 Contradiction(
                     f"TensorRT {version} cannot use the DLA of `{target.device}`",
                     where=where,
-                    why=why,
+                    why=no_dla,
                     next=f"change `tensorrt`, or write `target: {target.device}/gpu`",
                 ),
             )

@@ -36,6 +36,35 @@ def jetpacks() -> list[JetPack]:
     return list(_jetpacks())
 
 
+def releases(target: Target) -> list[str]:
+    """The TensorRT releases that JetPacks brought to this device, newest first; none for a machine with a GPU card."""
+    return list(dict.fromkeys(pack.tensorrt for pack in reversed(_jetpacks()) if target.family in pack.families))
+
+
+def device_release(target: Target, said: str) -> str | None:
+    """The release that a recipe's `tensorrt` means: "8.6" is the 8.6.2 of the JetPack that carries it, a range the
+    newest in it. A version that no JetPack brought stands for itself; a range without any is None.
+    """
+    known = releases(target)
+    if said[:1].isdigit():
+        return next((release for release in known if f"{release}.".startswith(f"{said}.")), said)
+    from packaging.specifiers import SpecifierSet
+
+    return next((release for release in known if release in SpecifierSet(said)), None)
+
+
+def release_support(target: Target, tensorrt: str) -> tuple[bool, str]:
+    """Was this version ever a release for the device? The answer and why not; versions in between are not judged."""
+    version, known = version_tuple(tensorrt), releases(target)
+    if version is None or not known:
+        return True, ""
+    if target.tensorrt_max is not None and _after(version, target.tensorrt_max):
+        return False, f"TensorRT {target.tensorrt_max} is the last release for {target.device}"
+    if _before_tuple(version, known[-1]):
+        return False, f"the first JetPack for {target.device} brought TensorRT {known[-1]}"
+    return True, ""
+
+
 def dla_support(device: str, tensorrt: str | None = None, jetpack: str | None = None) -> tuple[bool, str]:
     """Can this device use its DLA with this TensorRT and this JetPack? The answer, and one sentence that says why.
 
