@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,11 @@ def model(body: str, opset: int = 17) -> Model:
     return Model(proto)
 
 
-def engine(inputs: dict[str, list[int]], precision: str = "int8", **more: Any) -> Engine:
+def engine(inputs: dict[str, Any], precision: str = "int8", **more: Any) -> Engine:
     return Engine.model_validate(
         {
             "model": {"onnx": "m.onnx"},
-            "inputs": {name: {"shape": shape} for name, shape in inputs.items()},
+            "inputs": {name: given if isinstance(given, dict) else {"shape": given} for name, given in inputs.items()},
             "precision": precision,
             "calibration": {"scales": "scales.json"} if precision == "int8" else None,
             **more,
@@ -53,7 +54,7 @@ def check() -> Check:
     def run(
         code: str,
         body: str,
-        inputs: dict[str, list[int]],
+        inputs: dict[str, Any],
         *,
         target: str = "a30",
         opset: int = 17,
@@ -61,6 +62,7 @@ def check() -> Check:
         backend: str | None = None,
         tensorrt: str | None = None,
         jetpack: str | None = None,
+        root: Path | None = None,
         **more: Any,
     ) -> list[Finding]:
         table = None if scales is None else ScaleTable({name: TensorRange(-1.0, 1.0, 1) for name in scales})
@@ -72,6 +74,7 @@ def check() -> Check:
             backend=backend,  # type: ignore[arg-type]
             tensorrt=tensorrt,
             jetpack=jetpack,
+            root=root,
         )
         return [finding for finding in findings if finding.code == code]
 

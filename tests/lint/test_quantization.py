@@ -68,3 +68,71 @@ def test_qnt104_verified_on_calibration_samples(check: Any, verified: str, preci
     assert bool(findings) is found
     assert all(finding.severity == "warning" and "a.yaml" in finding.message for finding in findings)
     assert not check("QNT104", BODY, X, calibration={"set": "a.yaml"})
+
+
+CONV = """g (float[1, 3, 8, 8] x) => (float[1, 4, 6, 6] y) <float[4, 3, 3, 3] w>
+    { r = Relu(x) [first] y = Conv(r, w) }"""
+IMAGE = {"x": [1, 3, 8, 8]}
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ({"target": "host"}, True),
+        ({}, True),
+        ({"backend": "tensorrt", "tensorrt": "8.6"}, False),  # its cache gives INT8 to other layers too
+        ({"backend": "tensorrt", "tensorrt": "11.4.1"}, True),
+        ({"precision": "fp32"}, False),
+    ],
+)
+def test_qnt105_nothing_to_run_in_int8(check: Any, more: dict[str, Any], found: bool) -> None:
+    findings = check("QNT105", BODY, X, **more)
+    assert bool(findings) is found
+    assert all(finding.fix.endswith("fp32" if more.get("target") == "host" else "fp16") for finding in findings)
+    assert not check("QNT105", CONV, IMAGE, **more)
+
+
+def test_qnt105_nothing_left_by_skip(check: Any) -> None:
+    assert check("QNT105", CONV, IMAGE, quantize={"skip": ["first"]})
+
+
+def test_qnt106_unknown_node_to_skip(check: Any) -> None:
+    (finding,) = check("QNT106", CONV, IMAGE, quantize={"skip": ["firts", "r"]})
+    assert (finding.where, finding.severity) == ("quantize.skip", "error")
+    assert "`firts`" in finding.message
+    assert "`first`" in finding.fix
+    assert not check("QNT106", CONV, IMAGE, quantize={"skip": ["first", "r"]})
+
+
+def test_qnt107_sample_sets_as_a_build_opens_them(check: Any, tmp_path: Any) -> None:
+    (tmp_path / "three.yaml").write_text("samples: [a.npy, b.npy, c.npy]\n")
+    for name in "abc":
+        (tmp_path / f"{name}.npy").touch()
+    given = {"calibration": {"set": "gone.yaml"}, "verify": {"set": "three.yaml", "at_least": 0.9, "samples": 1000}}
+    first, second = check("QNT107", BODY, X, root=tmp_path, **given)
+    assert first.where.startswith("calibration.set: ") and "gone.yaml" in first.where and "CAL101" in first.message
+    assert second.where.startswith("verify.set: ") and "CAL113" in second.message and "3" in second.fix
+    assert not check("QNT107", BODY, X, **given), "no folder, no look"
+    usable = {"calibration": {"set": "three.yaml"}, "verify": {"set": "three.yaml", "at_least": 0.9}}
+    assert not check("QNT107", BODY, X, root=tmp_path, **usable)
+    (tmp_path / "b.npy").unlink()
+    (finding,) = check("QNT107", BODY, X, root=tmp_path, **usable)
+    assert "CAL103" in finding.message and "three.yaml:1" in finding.where
+
+
+@pytest.mark.parametrize(
+    ("target", "said", "found"),
+    [
+        ("orin-agx-64gb/gpu", None, True),
+        ("orin-agx-64gb/gpu", ">=9,<10", True),
+        ("orin-agx-64gb/gpu", ">=8.5,<11", False),
+        ("orin-agx-64gb/gpu", "10.7", False),
+        ("a30", None, True),
+        ("a30", "10.3", False),
+    ],
+)
+def test_qnt108_release_not_named(check: Any, target: str, said: str | None, found: bool) -> None:
+    findings = check("QNT108", CONV, IMAGE, target=target, backend="tensorrt", tensorrt=said)
+    assert bool(findings) is found
+    assert all("tensorrt: " in finding.fix for finding in findings)
+    assert not check("QNT108", CONV, IMAGE, target="a30", precision="fp16", backend="tensorrt", tensorrt=said)

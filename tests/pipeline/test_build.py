@@ -87,7 +87,7 @@ HARMLESS: dict[str, Callable[[Any], object]] = {
     "another engine beside it": lambda w: replace(
         w.root / "recipes/host.yaml",
         "engines:\n",
-        "engines:\n  other: {model: {onnx: ../models/net.onnx}, inputs: {x: {shape: [1, 3, 9, 9]}}, precision: fp16}\n",
+        "engines:\n  other: {model: {onnx: ../models/net.onnx}, inputs: {x: {shape: [1, 3, 9, 9]}}, precision: fp32}\n",
     ),
 }
 

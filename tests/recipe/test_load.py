@@ -36,13 +36,13 @@ def test_extends_merges_deeply(project: Any) -> None:
     project.write("mid.yaml", "extends: sub/base.yaml\ntarget: null\nengines: {r50: {surgery: [a, b]}}")
     project.write(
         "r.yaml",
-        "extends: mid.yaml\ntarget: host\nengines:\n  r50: {precision: fp16, calibration: null, surgery: [c]}\n",
+        "extends: mid.yaml\ntarget: host\nengines:\n  r50: {precision: fp32, calibration: null, surgery: [c]}\n",
     )
     loaded = project.load()
     engine = loaded.recipe.engines["r50"]
     assert [file.name for file in loaded.files] == ["r.yaml", "mid.yaml", "base.yaml"]
     assert (loaded.recipe.target, loaded.recipe.backend) == ("host", "onnxruntime")
-    assert engine.precision == "fp16" and engine.calibration is None
+    assert engine.precision == "fp32" and engine.calibration is None
     assert engine.surgery == ("c",), "lists replace"
     assert engine.model.onnx == "recipes/sub/m.onnx", "relative to the file that says it"
     assert str(loaded.sources["engines.r50.model.onnx"]).startswith("recipes/sub/base.yaml:")
@@ -60,7 +60,7 @@ def test_what_is_dropped_and_given_anew_is_not_merged_with_the_old(project: Any)
 def test_overrides_act_as_lines_of_the_recipe(project: Any) -> None:
     project.bend(("      x:\n", '      "input.1":\n'), ("verify:", "workspace: 2GiB\n    verify:"))
     loaded = project.load(
-        "engines.r50.precision=fp16",
+        "engines.r50.precision=fp32",
         'engines.r50.inputs."input.1".shape=[2, 3, 224, 224]',
         "engines.r50.calibration=",
         "engines.r50.workspace=null",
@@ -70,11 +70,11 @@ def test_overrides_act_as_lines_of_the_recipe(project: Any) -> None:
         "tensorrt=",
     )
     engine = loaded.recipe.engines["r50"]
-    assert engine.precision == "fp16" and engine.calibration is None and engine.workspace == "1GiB"
+    assert engine.precision == "fp32" and engine.calibration is None and engine.workspace == "1GiB"
     assert engine.inputs["input.1"].shape == (2, 3, 224, 224)
     assert engine.quantize.skip == ("a",) and engine.quantize.conv_transpose
     assert engine.verify is not None and engine.verify.set == "recipes/other/v.yaml"
-    assert str(loaded.sources["engines.r50.precision"]) == "--set engines.r50.precision=fp16"
+    assert str(loaded.sources["engines.r50.precision"]) == "--set engines.r50.precision=fp32"
     assert loaded.place(("engines", "r50", "model", "onnx")).startswith("recipes/r.yaml:")
 
 
@@ -137,8 +137,8 @@ def test_resolved_hides_what_a_variable_puts_into_a_url(project: Any) -> None:
 
 
 def test_an_override_and_the_same_line_in_the_file_resolve_alike(project: Any) -> None:
-    overridden = project.load("engines.r50.precision=fp16").resolved()
-    project.bend(("int8", "fp16"))
+    overridden = project.load("engines.r50.precision=fp32").resolved()
+    project.bend(("int8", "fp32"))
     assert project.load().resolved() == overridden
 
 
@@ -160,7 +160,7 @@ def test_anchors_and_merge_keys(project: Any) -> None:
     project.write(
         "r.yaml",
         project.good.replace("    inputs:", "    quantize: &q {skip: [n]}\n    inputs:")
-        + "  other:\n    model: {onnx: n.onnx}\n    inputs: {y: {shape: [1]}}\n    precision: fp16\n"
+        + "  other:\n    model: {onnx: n.onnx}\n    inputs: {y: {shape: [1]}}\n    precision: fp32\n"
         + "    quantize: {<<: *q, conv_transpose: true}\n",
     )
     quantize = project.load().recipe.engines["other"].quantize

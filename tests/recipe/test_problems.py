@@ -97,6 +97,7 @@ VALUES: list[tuple[list[tuple[str, str]], str, str, list[str]]] = [
     ([("precision", "dla: {core: 1}\n    precision")], "RCP117", "r.yaml:11:5", ["no DLA", "dla: null"]),
     ([("shape", "format: dla_hwc4\n        shape")], "RCP117", "r.yaml:9:17", ["DLA format"]),
     ([("host", "a30")], "RCP118", "r.yaml:2:10", ["`target: host`"]),
+    ([("int8", "fp16")], "RCP118", "r.yaml:11:16", ["no fp16 engine for a CPU", "`precision: fp32`"]),
     ([("onnxruntime", "tensorrt")], "RCP118", "r.yaml:2:10", ["`backend: onnxruntime`"]),
     ([("onnxruntime", "tensorrt_rtx"), ("host", "t4")], "RCP118", "r.yaml:11:16", ["SM 7.5", "in float"]),
     ([("onnxruntime", "tensorrt_rtx"), ("host", "orin-agx-64gb/gpu")], "RCP118", "r.yaml:2:10", ["discrete GPUs only"]),

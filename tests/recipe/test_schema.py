@@ -89,7 +89,7 @@ def test_shipped_recipe(path: Path, validator: Draft202012Validator) -> None:
 
 
 def _recipe() -> dict[str, Any]:
-    engine = {"model": {"onnx": "m.onnx"}, "inputs": {"x": {"shape": [1, 3]}}, "precision": "fp16"}
+    engine = {"model": {"onnx": "m.onnx"}, "inputs": {"x": {"shape": [1, 3]}}, "precision": "fp32"}
     return {"target": "host", "backend": "onnxruntime", "engines": {"net": engine}}
 
 
@@ -110,13 +110,13 @@ CHANGES: list[tuple[str, Any]] = [
     ("store", None),
     ("tensorrt", 10.3),
     ("engines", {}),
-    ("engines", {"a b": {"model": {"onnx": "m"}, "inputs": {}, "precision": "fp16"}}),
+    ("engines", {"a b": {"model": {"onnx": "m"}, "inputs": {}, "precision": "fp32"}}),
     ("engines.net.model", {}),
     ("engines.net.model.sha256", "abc"),
     ("engines.net.model.sha256", "a" * 64),
     ("engines.net.model.onnx", ""),
     ("engines.net.precision", "int4"),
-    ("engines.net.precision", "${P:-fp16}"),
+    ("engines.net.precision", "${P:-fp32}"),
     ("engines.net.precision", None),
     ("engines.net.surgery", ["a"]),
     ("engines.net.surgery", "a"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx import GraphProto, NodeProto
@@ -33,6 +34,7 @@ class Context:
     backend: BackendName
     tensorrt: str | None
     jetpack: str | None
+    root: Path | None = None
 
     @cached_property
     def index(self) -> Index:

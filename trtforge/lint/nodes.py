@@ -16,6 +16,11 @@ def place(node: NodeProto) -> str:
     return f"{node.op_type} `{node.name or next((name for name in node.output if name), '?')}`"
 
 
+def label(node: NodeProto) -> str:
+    """What `quantize.skip` calls a node: its name, else its first output."""
+    return node.name or next((name for name in node.output if name), node.op_type)
+
+
 def places(nodes: Iterable[NodeProto]) -> list[str]:
     return [place(node) for node in nodes]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtforge.lint.rule import SEVERITIES, Finding, Rule
 from trtforge.lint.rules.attention_fp32 import AttentionFp32
 from trtforge.lint.rules.conv_transpose_float import ConvTransposeFloat
+from trtforge.lint.rules.device_release import DeviceRelease
 from trtforge.lint.rules.dla_batch import DlaBatch
 from trtforge.lint.rules.dla_fp16_convolution import DlaFp16Convolution
 from trtforge.lint.rules.dla_missing_scale import DlaMissingScale
@@ -14,14 +16,20 @@ from trtforge.lint.rules.dla_parameters import DlaParameters
 from trtforge.lint.rules.dla_three_dimensional import DlaThreeDimensional
 from trtforge.lint.rules.dla_unavailable import DlaUnavailable
 from trtforge.lint.rules.dla_unsupported_op import DlaUnsupportedOp
+from trtforge.lint.rules.input_dtype import InputDtype
 from trtforge.lint.rules.input_dynamic import InputDynamic
 from trtforge.lint.rules.input_missing import InputMissing
 from trtforge.lint.rules.input_shape import InputShape
 from trtforge.lint.rules.input_unknown import InputUnknown
 from trtforge.lint.rules.not_ahead_of_time import NotAheadOfTime
+from trtforge.lint.rules.nothing_to_quantize import NothingToQuantize
 from trtforge.lint.rules.opset_for_qdq import OpsetForQdq
+from trtforge.lint.rules.reshape_batch import ReshapeBatch
+from trtforge.lint.rules.sample_sets import SampleSets
+from trtforge.lint.rules.shared_symbol import SharedSymbol
 from trtforge.lint.rules.stale_scales import StaleScales
 from trtforge.lint.rules.turing import Turing
+from trtforge.lint.rules.unknown_skip import UnknownSkip
 from trtforge.lint.rules.unnamed_scales import UnnamedScales
 from trtforge.lint.rules.verified_on_calibration import VerifiedOnCalibration
 
@@ -36,10 +44,17 @@ _RULES: tuple[type[Rule], ...] = (
     InputMissing,
     InputDynamic,
     InputShape,
+    InputDtype,
+    ReshapeBatch,
+    SharedSymbol,
     OpsetForQdq,
     UnnamedScales,
     StaleScales,
     VerifiedOnCalibration,
+    NothingToQuantize,
+    UnknownSkip,
+    SampleSets,
+    DeviceRelease,
     ConvTransposeFloat,
     Turing,
     NotAheadOfTime,
@@ -68,16 +83,19 @@ def lint(
     backend: BackendName | None = None,
     tensorrt: str | None = None,
     jetpack: str | None = None,
+    root: Path | None = None,
 ) -> list[Finding]:
     """Findings for one engine on one target: errors first, then by code, then in graph order.
 
     ``model``: the float graph, after surgery when there is some. ``backend``: the recipe's; None: the one the target
     is usually built with. ``tensorrt``, ``jetpack``: versions on the device, for the rules about the DLA; None: not
-    known. Raises InvalidGraph (ONX108) when the graph's own types contradict each other.
+    known. ``root``: the folder that the recipe's sample sets are relative to; None: they are not looked at.
+    Raises InvalidGraph (ONX108) when the graph's own types contradict each other.
     """
     from trtforge.lint.context import Context
 
-    context = Context(model, engine, target, scales, backend or usual_backend(target, tensorrt), tensorrt, jetpack)
+    compiler = backend or usual_backend(target, tensorrt)
+    context = Context(model, engine, target, scales, compiler, tensorrt, jetpack, root)
     findings = [finding for rule in rules() for finding in rule.check(context)]
     return sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), finding.code))
 

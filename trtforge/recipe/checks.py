@@ -141,6 +141,16 @@ def _precision_problems(
                 next="write `precision: fp16`, or `backend: tensorrt` to build INT8 on the device",
             ),
         )
+    if recipe.backend == "onnxruntime" and engine.precision == "fp16":
+        yield (
+            (*path, "precision"),
+            BackendCannotTarget(
+                "onnxruntime makes no fp16 engine for a CPU",
+                where=where,
+                why="it would convert around every operator: slower than fp32, and not what a GPU computes",
+                next="write `precision: fp32` or `precision: int8`",
+            ),
+        )
     if target.is_dla and engine.precision == "fp32":
         yield (
             (*path, "precision"),

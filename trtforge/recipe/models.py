@@ -181,7 +181,8 @@ class Engine(Strict):
     def _int8_needs_ranges(self) -> Engine:
         if self.precision == "int8" and self.calibration is None:
             raise ValueError(
-                "`precision: int8` needs `calibration`; add `calibration: {set: ...}` or write `precision: fp16`"
+                "`precision: int8` needs `calibration`; add `calibration: {set: ...}` or write `precision: fp16` "
+                "(`fp32` for the target `host`)"
             )
         return self
 
