@@ -16,11 +16,11 @@ from trtforge.errors.environment import MissingPackage
 if TYPE_CHECKING:
     import onnx
 
-_ERROR = 3  # onnxruntime severities: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal
+_FATAL = 4  # onnxruntime severities: 0 verbose, 1 info, 2 warning, 3 error, 4 fatal; errors are raised as well
 
 
 def import_onnxruntime() -> ModuleType:
-    """The onnxruntime module, telemetry off and log level ``error``. Raises MissingPackage (ENV101)."""
+    """The onnxruntime module, telemetry off and log level ``fatal``. Raises MissingPackage (ENV101)."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         import onnxruntime
@@ -28,7 +28,7 @@ def import_onnxruntime() -> ModuleType:
         raise MissingPackage(
             "onnxruntime cannot be imported", why=str(error), next="pip install 'onnxruntime>=1.23,<2'"
         ) from error
-    onnxruntime.set_default_logger_severity(_ERROR)
+    onnxruntime.set_default_logger_severity(_FATAL)
     return onnxruntime  # type: ignore[no-any-return]
 
 
@@ -42,7 +42,7 @@ def session_options(*, threads: int | None = None) -> Any:
     options.intra_op_num_threads = threads or usable_cpus()
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False
-    options.log_severity_level = _ERROR
+    options.log_severity_level = _FATAL
     return options
 
 

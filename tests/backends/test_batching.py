@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
+import onnx.parser
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trtforge.backends.base import TensorSpec
 from trtforge.backends.batching import batch_size, batches, results
+from trtforge.backends.onnxruntime_.session import open_file
+from trtforge.errors.engine import SessionFailed
 from trtforge.samples.base import Sample
 
 
@@ -68,3 +75,18 @@ def test_batch_size():
     assert batch_size((TensorSpec("x", (8, 3), "float32"), TensorSpec("y", (8,), "float32"))) == 8
     assert batch_size((TensorSpec("x", (None, 3), "float32"),)) == 1
     assert batch_size((TensorSpec("x", (), "float32"),)) == 1
+
+
+def test_a_failed_run_names_its_samples(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A token id beyond the vocabulary: onnxruntime's own log stays silent, the error says all of it."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (int64[2, 2] ids) => (float[2, 2, 1] y) <float[3, 1] table = {0.0, 1.0, 2.0}> { y = Gather(table, ids) }""")
+    onnx.save(model, tmp_path / "m.onnx")
+    session = open_file(tmp_path / "m.onnx", {})
+    samples = [Sample(name, "", {"ids": np.array([[0, token]])}) for name, token in [("a", 1), ("b", 99)]]
+    with pytest.raises(SessionFailed) as caught:
+        list(results(session, samples))
+    assert caught.value.where == "sample a, b"
+    assert "idx=99" in caught.value.why
+    assert "token id" in caught.value.next
+    assert capfd.readouterr().err == ""

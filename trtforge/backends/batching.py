@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from trtforge.backends.base import Session, TensorSpec
+from trtforge.errors.engine import SessionFailed
 from trtforge.samples.base import Sample
 
 Array = np.ndarray[Any, Any]
@@ -41,10 +42,17 @@ def batches(samples: Iterable[Sample], inputs: Sequence[TensorSpec]) -> Iterator
 
 
 def results(session: Session, samples: Iterable[Sample]) -> Iterator[tuple[Sample, dict[str, Array]]]:
-    """Each sample with its outputs, leading axis 1. Holds one batch at a time."""
+    """Each sample with its outputs, leading axis 1. Holds one batch at a time.
+
+    Raises what the session raises; SessionFailed (ENG302) with the samples it was running.
+    """
     size = batch_size(session.inputs)
     for batch in batches(samples, session.inputs):
-        outputs = session.run(batch.arrays)
+        try:
+            outputs = session.run(batch.arrays)
+        except SessionFailed as error:
+            where = "sample " + ", ".join(sample.id for sample in batch.samples)
+            raise SessionFailed(error.what, where=where, why=error.why, next=error.next) from error
         for row, sample in enumerate(batch.samples):
             yield sample, _row(outputs, row, size)
 

@@ -340,8 +340,9 @@ class SessionRefused(TrtforgeError):
 class SessionFailed(TrtforgeError):
     """onnxruntime reported an error while the engine ran.
 
-    The inputs had the right names, shapes and types; usually memory ran out. The message holds onnxruntime's own
-    words.
+    The inputs had the right names, shapes and types; a value in them is one the graph cannot
+    use (an index beyond its table, such as a token id of another vocabulary), or memory ran out. The message names the
+    sample and holds onnxruntime's own words.
     """
 
     code = "ENG302"

@@ -46,9 +46,17 @@ class OnnxruntimeSession:
             raise SessionFailed(
                 "onnxruntime failed while running the engine",
                 why=first_line(error),
-                next="look at free memory; then build the engine again",
+                next=_after_failure(first_line(error)),
             ) from error
         return dict(zip(names, values, strict=True))
+
+
+def _after_failure(words: str) -> str:
+    if "out of data bounds" in words or "out of bounds" in words:
+        return "correct the sample: it holds an index (a token id) beyond the table that the named node looks it up in"
+    if "alloc" in words.lower() or "memory" in words.lower():
+        return "free memory, or build the engine for a smaller batch"
+    return "compare the values of the sample with what the named node takes: `trtforge inspect MODEL`"
 
 
 def open_file(path: Path, config: Mapping[str, str]) -> OnnxruntimeSession:
