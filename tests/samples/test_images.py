@@ -133,9 +133,11 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, keep: float) -> 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "big.png", np.zeros((64, 64, 3), np.uint8))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(SampleUnreadable, match="cannot be decoded") as caught:
+    with pytest.raises(SampleUnreadable, match="larger than trtforge decodes") as caught:
         load_image(path, "big", spec())
-    assert "pixels" in caught.value.why
+    assert "megapixels" in caught.value.why
+    assert "smaller copy" in caught.value.next
+    assert "bomb" not in str(caught.value)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)  # between the limit and twice it Pillow only warns
     with pytest.raises(SampleUnreadable):
         load_image(path, "big", spec())

@@ -14,7 +14,9 @@ from trtforge.errors import calibration as cal
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.environment import MissingPackage
 from trtforge.recipe.models import InputSpec
+from trtforge.samples.entries import read_description
 from trtforge.samples.load import open_files, open_set
+from trtforge.samples.sources import resolve
 
 ONE = {"x": InputSpec(shape=(4, 3))}
 TWO = {"a": InputSpec(shape=(4, 3)), "b": InputSpec(shape=(4, 2), dtype="int64")}
@@ -257,3 +259,13 @@ def test_the_photographs_decode_and_the_heldout_ones_are_others() -> None:
     assert not {sample.digest for sample in seen} & {sample.digest for sample in unseen}
     pixels = {sample.inputs["input"].tobytes() for sample in seen + unseen}
     assert len(pixels) == len(seen) + len(unseen), "no photograph is in the sets under two names"
+
+
+def test_a_missing_set_and_a_missing_sample_say_why(tmp_path: Path) -> None:
+    for path in (tmp_path / "no.yaml", tmp_path / "nowhere" / "no.yaml"):
+        with pytest.raises(cal.SetUnreadable) as caught:
+            read_description(path)
+        assert caught.value.why and caught.value.next
+    with pytest.raises(cal.SampleMissing) as missing:
+        resolve("a/*.png", tmp_path, where="s.yaml:1:1")
+    assert str(tmp_path) in missing.value.why

@@ -326,7 +326,6 @@ def test_a_sum_that_overflows_is_not_mistaken_for_infinity() -> None:
 @pytest.mark.parametrize(
     ("inputs", "reason"),
     [
-        ({"z": normal(1, 4, 8, 8)}, "the model takes ['x']"),
         ({"x": normal(1, 4, 8, 8).astype(np.float64)}, "float64, the model takes float32"),
         ({"x": normal(1, 8, 8, 4)}, "[1, 8, 8, 4], the model takes [?, 4, 8, 8]"),
         ({"x": normal(2, 4, 8, 8)}, "batch axis of 1"),
@@ -367,3 +366,15 @@ def test_external_weights_stay_in_their_file(tmp_path: Path) -> None:
     skeleton = Model(onnx.load(tmp_path / "m.onnx", load_external_data=False), tmp_path)
     samples = Given([{"x": normal(1, 4, 8, 8)}])
     assert bounds(collect(skeleton, samples)) == bounds(collect(mixed(), samples))
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [(["z"], "rename `z` to `x`"), (["x", "extra"], "remove `extra`"), (["xx", "other"], "rename `xx` to `x`")],
+)
+def test_names_that_are_not_the_models_are_laid_to_the_recipe(names: list[str], advice: str) -> None:
+    with pytest.raises(cal.ModelInputMismatch) as caught:
+        collect(mixed(), Given([{name: normal(1, 4, 8, 8) for name in names}]))
+    assert "the model takes `x`" in caught.value.why
+    assert caught.value.where.startswith("inputs: ")
+    assert advice in caught.value.next

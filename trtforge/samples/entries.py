@@ -69,9 +69,19 @@ def _parse(path: Path) -> Mapping[str, Any]:
             raise SetUnreadable("this is too large to be a sample set", where=str(path), why=f"{size} bytes")
         data = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise SetUnreadable("no such sample set", where=str(path), next="check `set` in the recipe") from error
+        raise SetUnreadable(
+            "no such sample set",
+            where=str(path),
+            why=f"the folder {path.parent} " + ("has no such file" if path.parent.is_dir() else "does not exist"),
+            next="correct `set` in the recipe, whose paths are relative to the file that says them",
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise SetUnreadable("the sample set cannot be read", where=str(path), why=str(error)) from error
+        reason = (
+            (error.strerror or str(error)) if isinstance(error, OSError) else f"it is not UTF-8 text: {error.reason}"
+        )
+        raise SetUnreadable(
+            "the sample set cannot be read", where=str(path), why=reason, next=f"make it a readable file: ls -l {path}"
+        ) from error
     except RecursionError as error:
         raise SetUnreadable("the sample set is not valid YAML", where=str(path), why="nested too deeply") from error
     except YAMLError as error:

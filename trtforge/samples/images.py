@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 import zlib
@@ -30,8 +31,6 @@ _DECODE_ERRORS = (
     MemoryError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
 )
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
@@ -74,6 +73,15 @@ def _decode(path: Path, where: str) -> Image.Image:
                 _check_kind(opened, where)
                 upright = ImageOps.exif_transpose(opened)
                 return _rgb(upright)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pixels = re.search(r"\((\d+) pixels\)", str(error))
+        raise SampleUnreadable(
+            "the image is larger than trtforge decodes",
+            where=where,
+            why=f"{int(pixels[1]) / 1e6 if pixels else 0:.0f} megapixels; the limit is "
+            f"{(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f}, since a small file can claim any size",
+            next="save a smaller copy, a few times the size of `crop`: the network sees no more",
+        ) from error
     except _DECODE_ERRORS as error:
         raise SampleUnreadable(
             "the image cannot be decoded",

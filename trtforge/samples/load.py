@@ -91,7 +91,10 @@ class _Listed:
             found = sha256_file(file.path)
         except OSError as error:
             raise SampleUnreadable(
-                "the file cannot be read", where=file.id, why=error.strerror or "", next="check its permissions"
+                "the file cannot be read",
+                where=file.id,
+                why=error.strerror or str(error),
+                next=f"make it readable: ls -l {file.path}",
             ) from error
         if file.pin is not None and found != file.pin:
             raise SampleChanged(
@@ -203,10 +206,11 @@ def _listed(entry: Entry, folder: Path, inputs: Mapping[str, InputSpec]) -> list
 def _one_file_feeds_all(file: SourceFile, inputs: Mapping[str, InputSpec], where: str) -> None:
     if len(inputs) != 1 and not file.path.name.lower().endswith(".npz"):
         raise SampleInputs(
-            f"`{file.id}` cannot feed {len(inputs)} inputs",
+            f"one file, `{file.id}`, cannot feed the {len(inputs)} inputs that the recipe names",
             where=where,
-            why=f"the inputs are {_names(inputs)}",
-            next="use one .npz with these arrays for each sample, or a mapping from input names to files",
+            why=f"under `inputs` there are {_names(inputs)}",
+            next="use one .npz with these arrays for each sample, or a mapping from input names to files; if the model "
+            "lacks one of them (`trtforge inspect MODEL`), remove it from the recipe",
         )
 
 

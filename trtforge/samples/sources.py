@@ -53,7 +53,7 @@ def resolve(text: str, folder: Path, *, where: str, pin: str | None = None) -> l
         advice = "write `**/*.png` for the files of all folders below" if "**" in text else "correct the entry"
         raise SampleMissing(f"`{shown}` cannot be looked up", where=where, why=reason or "", next=advice) from error
     if not found:
-        raise _missing(text, prefix, where)
+        raise _missing(text, prefix, root, where)
     files = [SourceFile(prefix + match.relative_to(root).as_posix(), match, pin) for match in found]
     return sorted(files, key=lambda file: file.id)
 
@@ -70,7 +70,14 @@ def given(paths: list[Path]) -> list[SourceFile]:
         if path.is_dir():
             raise SampleUnsupported("a folder is not a sample", where=str(path), next=f"name its files: {path}/*")
         if not path.is_file():
-            raise SampleMissing("no such file", where=str(path), next="check the path")
+            raise SampleMissing(
+                "no such file",
+                where=str(path),
+                why=f"there is no folder {path.parent}"
+                if not path.parent.is_dir()
+                else f"the folder {path.parent} has no file of this name",
+                next=f"correct the path: ls {path.parent if path.parent.is_dir() else '.'}",
+            )
         absolute = path.absolute()
         name = absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) else path.name
         seen[name] = seen.get(name, 0) + 1
@@ -119,9 +126,10 @@ def _is_glob(pattern: str) -> bool:
     return any(character in pattern for character in "*?[")
 
 
-def _missing(text: str, prefix: str, where: str) -> SampleMissing:
+def _missing(text: str, prefix: str, root: Path, where: str) -> SampleMissing:
     advice = "fetch the data, or correct the entry; paths are relative to the set"
     if prefix:
         advice = f"look into the installed files: pip show --files {prefix.removeprefix(PACKAGE).rstrip('/')}"
     problem = "matches no file" if _is_glob(text) else "does not exist"
-    return SampleMissing(f"`{text}` {problem}", where=where, next=advice)
+    why = "looked for in " + (f"what {prefix.removeprefix(PACKAGE).rstrip('/')} installed" if prefix else str(root))
+    return SampleMissing(f"`{text}` {problem}", where=where, why=why, next=advice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -103,12 +104,7 @@ class Meter:
 def _check_fits(sample: Sample, chosen: Plan) -> None:
     """Names, types and shapes of a sample against the graph's inputs. Raises ModelInputMismatch (CAL121)."""
     if set(sample.inputs) != set(chosen.inputs):
-        raise ModelInputMismatch(
-            "the sample does not feed the inputs of the model",
-            where=f"sample {sample.id}",
-            why=f"it has {sorted(sample.inputs)}, the model takes {sorted(chosen.inputs)}",
-            next="name these inputs under `inputs` of the recipe",
-        )
+        raise _other_names(sorted(sample.inputs), list(chosen.inputs))
     for name, (kind, shape) in chosen.inputs.items():
         array = sample.inputs[name]
         reason = ""
@@ -128,6 +124,26 @@ def _check_fits(sample: Sample, chosen: Plan) -> None:
                 why=reason,
                 next=f"correct `inputs.{name}` of the recipe, or change the model by surgery",
             )
+
+
+def _other_names(given: list[str], taken: list[str]) -> ModelInputMismatch:
+    """Samples have the inputs that the recipe names, so it is the recipe that differs from the model."""
+    wrong, missing = [name for name in given if name not in taken], [name for name in taken if name not in given]
+    advice = [f"rename `{near[0]}` to `{name}`" for name in missing if (near := get_close_matches(name, wrong, n=1))]
+    if len(wrong) == len(missing) == 1:
+        advice = [f"rename `{wrong[0]}` to `{missing[0]}`"]
+    elif not advice:
+        advice = [f"remove `{name}`" for name in wrong] + [f"add `{name}`" for name in missing]
+    return ModelInputMismatch(
+        "the recipe's inputs are not those of the model",
+        where="inputs: " + ", ".join(f"`{name}`" for name in wrong or missing),
+        why=f"the recipe names {_listed(given)}, the model takes {_listed(taken)}",
+        next=f"under `inputs` of the recipe: {', '.join(advice)}",
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "none"
 
 
 def _fixed_batch(chosen: Plan) -> int:

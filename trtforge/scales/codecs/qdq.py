@@ -151,12 +151,13 @@ def _check_ready(proto: ModelProto, policy: Quantize) -> None:
 def _unknown_skip(name: str, labels: list[str]) -> QdqUnknownSkip:
     import difflib
 
-    close = difflib.get_close_matches(name, labels, n=1)
+    close = difflib.get_close_matches(name, labels, n=3)
     return QdqUnknownSkip(
         f"the graph has no node {name!r}",
         where="quantize.skip",
         why="node names are those of the graph after surgery",
-        next=f"write {close[0]!r}" if close else "see the names with `trtforge surgery RECIPE --out m.onnx`",
+        next=(f"did you mean {' or '.join(map(repr, close))}? " if close else "")
+        + "`trtforge surgery RECIPE --out m.onnx` writes the graph with its names",
     )
 
 
@@ -164,15 +165,16 @@ def _raise_nothing_to_do(proto: ModelProto, placement: Placement) -> None:
     if not placement.left_float:
         raise QdqNothingToDo(
             "no node can run in INT8",
+            where=f"graph {proto.graph.name!r}",
             why=f"the graph has none of {', '.join(WEIGHTED)}",
-            next="set `precision: fp16` for this engine",
+            next="set `precision: fp16` for this engine, `fp32` for the target `host`",
         )
     first = placement.left_float[0]
     raise QdqNothingToDo(
         "no node could be quantized with these scales",
         where=f"{first.op} {first.node}",
         why=f"{first.reason} ({len(placement.left_float)} nodes are left in float)",
-        next="run `trtforge calibrate RECIPE` for this graph, or set `precision: fp16`",
+        next="run `trtforge calibrate RECIPE` for this graph, or set `precision: fp16`, `fp32` for the target `host`",
     )
 
 
