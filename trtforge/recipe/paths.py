@@ -41,7 +41,8 @@ def rewrite_paths(tree: Node, root: Path, problems: dict[KeyPath, TrtforgeError]
 
     - relative: to the folder of the file that says it; must stay below ``root`` (judged by the text, so a link
       inside the project may lead out)
-    - absolute: for the model and the sample sets; anywhere if it comes from a ``${VAR}``
+    - absolute: for the model and the sample sets; anywhere if it comes from a ``${VAR}`` or from ``--set``, since a
+      command line belongs to one machine
     - the model may also be ``package:DISTRIBUTION/path`` or an https URL (http from this machine itself)
     """
     portable: dict[KeyPath, str] = {}
@@ -116,7 +117,7 @@ def redacted(url: str) -> str:
 
 
 def _check_absolute(text: str, node: Node, path: KeyPath) -> None:
-    if path[-1] == "scales" and node.raw is None:
+    if path[-1] == "scales" and node.raw is None and not node.at.override:
         raise PathOutside(
             f"`{dotted(path)}` is an absolute path",
             where=str(node.at),

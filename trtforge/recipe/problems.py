@@ -145,8 +145,15 @@ def _problem(path: KeyPath, group: list[ErrorDetails], tree: Node) -> TrtforgeEr
         f"`{dotted(path)}` has a wrong value" if path else "the recipe is no mapping",
         where=str(node.at),
         why=f"expected {expected}, found {found}" + (f" (from `{node.raw}`)" if node.raw else ""),
-        next=_value_hint(first, node) or f"write {expected}",
+        next=_value_hint(first, node) or _as_list(first, node) or f"write {expected}",
     )
+
+
+def _as_list(details: ErrorDetails, node: Node) -> str:
+    """A single word where a list is wanted, in brackets."""
+    if details["type"] in ("tuple_type", "list_type") and isinstance(node.value, str | int | float):
+        return f"write `[{node.text or node.value}]`"
+    return ""
 
 
 def _unknown_key(path: KeyPath, node: Node, kind: str) -> UnknownKey:

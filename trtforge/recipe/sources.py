@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,15 +112,7 @@ def _checked_digest(path: Path, source: ModelSource, where: str) -> str:
     try:
         digest = sha256_file(path)
     except OSError as error:
-        folder = path.parent
-        beside = sorted(entry.name for entry in folder.glob("*.onnx"))[:8] if folder.is_dir() else []
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else os.strerror(error.errno or 0)
-        raise ModelNotFound(
-            f"cannot read model {display(path)}",
-            where=where,
-            why=reason if folder.is_dir() else f"there is no folder {display(folder)}",
-            next=f"models in that folder: {', '.join(beside)}" if beside else "put the model there, or change `onnx`",
-        ) from error
+        raise _unreadable(path, error, where) from error
     if source.sha256 is not None and digest != source.sha256:
         raise ModelDigestMismatch(
             f"{display(path)} is not the model that the recipe pins",
@@ -130,3 +121,19 @@ def _checked_digest(path: Path, source: ModelSource, where: str) -> str:
             next="put the pinned model there, or pin this one and calibrate again",
         )
     return digest
+
+
+def _unreadable(path: Path, error: OSError, where: str) -> ModelNotFound:
+    """A folder is answered with the models in it, a missing file with those beside it."""
+    folder = path if path.is_dir() else path.parent
+    reason, hint = error.strerror or str(error), "put the model there, or change `onnx`"
+    if isinstance(error, PermissionError):
+        hint = f"make it readable for you: ls -l {display(path)}"
+    elif isinstance(error, FileNotFoundError):
+        reason = "there is no such file" if folder.is_dir() else f"there is no folder {display(folder)}"
+    elif folder is path:
+        reason, hint = "it is a folder", "name a model file, `onnx: FOLDER/NAME.onnx`"
+    if not isinstance(error, PermissionError) and folder.is_dir():
+        there = sorted(entry.name for entry in folder.glob("*.onnx"))[:8]
+        hint = f"models in {display(folder)}: {', '.join(there)}" if there else hint
+    return ModelNotFound(f"cannot read model {display(path)}", where=where, why=reason, next=hint)
