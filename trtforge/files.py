@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,11 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def without_temporary_name(path: str) -> str:
+    """What a message calls a file: the temporary neighbour of `scales.json` is `scales.json`."""
+    return re.sub(r"(^|/)\.([^/]+)\.[a-z0-9_]{8}\.tmp$", r"\1\2", path)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -18,6 +18,7 @@ from trtforge.engines import store as store_module
 from trtforge.engines.config_pbtxt import render
 from trtforge.engines.manifest import Manifest, TensorRecord
 from trtforge.engines.store import EngineVersion, Store
+from trtforge.engines.store_errors import explained
 from trtforge.errors.engine import (
     EngineNotFound,
     ManifestChanged,
@@ -27,6 +28,8 @@ from trtforge.errors.engine import (
     StoreReadOnly,
     StoreUnreadable,
 )
+from trtforge.errors.environment import refusal
+from trtforge.files import without_temporary_name
 
 Publish = Callable[..., EngineVersion]
 
@@ -411,3 +414,24 @@ def test_looking_up_an_engine_imports_nothing_heavy(store: Store, publish: Publi
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"numpy", "onnx", "onnxruntime", "pydantic", "filelock", "jsonschema", "rich", "typer"}
     assert heavy.isdisjoint(json.loads(done.stdout))
+
+
+def test_an_engine_that_may_not_be_read_is_not_a_store_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnreadable) as caught, explained(tmp_path, "read the engine net/1"):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "model.onnx"))
+    assert "written" not in str(caught.value)
+    assert caught.value.next == f"make it readable for you: ls -l {tmp_path / 'model.onnx'}"
+
+
+def test_messages_name_the_file_and_not_its_temporary_neighbour() -> None:
+    assert without_temporary_name("/a/.my-net.scales.json.67u0faix.tmp") == "/a/my-net.scales.json"
+    assert without_temporary_name("/a/.hidden.json") == "/a/.hidden.json"
+
+
+def test_a_refused_cache_is_called_by_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRTFORGE_CACHE", str(tmp_path / "cache"))
+    error = refusal(OSError(30, "Read-only file system", str(tmp_path / "cache/work")))
+    assert error is not None and "TRTFORGE_CACHE" in error.why and "TRTFORGE_CACHE" in error.next
+    elsewhere = refusal(OSError(13, "Permission denied", "/elsewhere/.out.json.abcd1234.tmp"))
+    assert elsewhere is not None and elsewhere.where == "/elsewhere/out.json"
+    assert "TRTFORGE_CACHE" not in elsewhere.why

@@ -11,7 +11,7 @@ import pytest
 
 from trtforge.errors.graph import ExternalDataTooShort, MissingExternalData
 from trtforge.graph import io
-from trtforge.graph.digests import NO_EXTERNAL_WEIGHTS, digests
+from trtforge.graph.digests import NO_EXTERNAL_WEIGHTS, digests, show_weights
 from trtforge.graph.model import Model
 
 
@@ -136,3 +136,8 @@ def test_external_values_of_constant_nodes_that_change_places_change_the_digest(
 
     assert digests(model(0, 4)) == digests(model(0, 4))
     assert digests(model(0, 4)) != digests(model(4, 0))
+
+
+def test_inline_weights_have_no_digest_to_show() -> None:
+    assert show_weights(NO_EXTERNAL_WEIGHTS) == "inline (in the graph digest)"
+    assert show_weights("ab" * 32) == "ab" * 32

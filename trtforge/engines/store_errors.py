@@ -17,6 +17,7 @@ from trtforge.errors.engine import (
     StoreReadOnly,
     StoreUnreadable,
 )
+from trtforge.files import without_temporary_name
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -33,7 +34,7 @@ def explained(root: Path, doing: str, *, needs: int = 0) -> Iterator[None]:
 
 
 def _translated(error: OSError, root: Path, doing: str, needs: int) -> TrtforgeError:
-    where = str(error.filename or root)
+    where = without_temporary_name(str(error.filename or root))
     said = error.strerror or str(error)
     if error.errno in _FULL:
         return StoreFull(
@@ -41,6 +42,10 @@ def _translated(error: OSError, root: Path, doing: str, needs: int) -> TrtforgeE
             where=where,
             why=f"{said}: {megabytes(needs)} are needed, {megabytes(_free(root))} are free" if needs else said,
             next="delete versions that are no longer served, or build with `--store PATH` on another disk",
+        )
+    if error.errno in _READ_ONLY and doing.startswith(("read", "look for", "list")):
+        return StoreUnreadable(
+            f"could not {doing}", where=where, why=said, next=f"make it readable for you: ls -l {where}"
         )
     if error.errno in _READ_ONLY:
         return StoreReadOnly(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 from trtforge.errors.base import TrtforgeError
+from trtforge.files import without_temporary_name
 
 
 class MissingPackage(TrtforgeError):
@@ -60,9 +63,20 @@ def refusal(error: OSError) -> FileRefused | None:
     """The operating system's refusal as an error for a person; None when it is no matter of the machine."""
     if error.errno not in _REFUSALS:
         return None
+    where = without_temporary_name(str(error.filename2 or error.filename or ""))
+    cache = os.environ.get("TRTFORGE_CACHE")
+    in_cache = bool(cache) and _is_around(where, str(cache))
     return FileRefused(
-        "a file could not be read or written",
-        where=str(error.filename2 or error.filename or ""),
-        why=error.strerror or str(error),
-        next=_REFUSALS[error.errno],
+        "the cache cannot be used" if in_cache else "a file could not be read or written",
+        where=where,
+        why=(error.strerror or str(error)) + (f"; the variable TRTFORGE_CACHE is {cache!r}" if in_cache else ""),
+        next="export TRTFORGE_CACHE=FOLDER with a folder that you can write, or unset it"
+        if in_cache
+        else _REFUSALS[error.errno],
     )
+
+
+def _is_around(path: str, folder: str) -> bool:
+    """Is the path in the folder, or one of those the folder is in?"""
+    place, cache = Path(path).absolute(), Path(folder).absolute()
+    return bool(path) and (place.is_relative_to(cache) or cache.is_relative_to(place))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from trtforge.graph.digests import digests
+from trtforge.graph.digests import digests, show_weights
 from trtforge.graph.io import default_opset
 from trtforge.graph.model import Model
 from trtforge.graph.shapes import TensorType, input_specs, output_specs, show_shape
@@ -29,7 +29,7 @@ def describe(model: Model) -> dict[str, Any]:
         "weight_bytes": sum(map(nbytes, tensors)),
         "external_weights": sum(map(is_external, tensors)),
         "graph_digest": identity.graph,
-        "weights_digest": identity.weights,
+        "weights_digest": show_weights(identity.weights),
     }
 
 

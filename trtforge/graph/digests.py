@@ -27,6 +27,11 @@ NO_EXTERNAL_WEIGHTS = digest_json([])
 """``Digests.weights`` of a model whose weights are all inline."""
 
 
+def show_weights(digest: str) -> str:
+    """``Digests.weights`` for a person, to whom the digest of nothing would look like that of weights."""
+    return "inline (in the graph digest)" if digest == NO_EXTERNAL_WEIGHTS else digest
+
+
 def digests(model: Model) -> Digests:
     """The digests of a model; reads external weights once, streamed, in constant memory.
 
