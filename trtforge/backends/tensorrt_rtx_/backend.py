@@ -60,7 +60,7 @@ class TensorRTRtxBackend:
         CompilerDied, CompilerTimeout, Int8NotKept, PlanNotAsAsked, PlanNotReadable, BadBuildTimeout; errors of the
         graph and of Q/DQ insertion.
         """
-        self._check_installed()
+        self._check_installed(request)
         capability = _compute_capability(request)
         _check_supported(request)
 
@@ -98,10 +98,11 @@ class TensorRTRtxBackend:
 
         return RtxSession(folder / ENGINE_FILE)
 
-    def _check_installed(self) -> None:
+    def _check_installed(self, request: CompileRequest) -> None:
         if missing := environment.missing():
             raise MissingPackage(
                 "compiling for this target needs TensorRT-RTX",
+                where=f"target {request.target.key}, backend {self.name}",
                 why=f"not installed: {', '.join(missing)}",
                 next=environment.INSTALL,
             )
