@@ -36,6 +36,7 @@ def test_a_missing_package_is_an_error_with_the_command(tmp_path: Path, monkeypa
     with pytest.raises(MissingPackage) as caught:
         backend.compile(CompileRequest(model, None, recipe, Target("a100", "A100", "discrete", sm="8.0"), tmp_path))
     assert caught.value.next == here.next
+    assert caught.value.where == "target a100, backend tensorrt_rtx"
 
 
 @needs_rtx
