@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +168,31 @@ class Workshop:
         process = self.start(*args, **environment)
         out, err = process.communicate(timeout=120)
         return Done(process.returncode, out, err)
+
+    def terminal(self, *args: str | Path, columns: int = 100, **environment: str) -> str:
+        """What a command shows in a terminal, of both streams, with line ends as a program writes them."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trtforge.cli.main", *map(str, args)],
+            stdout=theirs,
+            stderr=theirs,
+            cwd=self.root,
+            env=os.environ | {"TERM": "xterm-256color", **environment},
+        )
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(ours, 1 << 16)
+            except OSError:  # Linux: the other end is closed
+                break
+            if not piece:
+                break
+            shown += piece
+        process.wait(timeout=60)
+        os.close(ours)
+        return shown.decode().replace("\r\n", "\n")
 
     def files(self, folder: Path | None = None) -> list[str]:
         """Every file below a folder, hidden ones too, as sorted relative paths."""

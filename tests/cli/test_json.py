@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,42 +196,17 @@ def test_no_escape_codes_and_no_trailing_blanks_where_no_terminal_is(prepared, a
     assert [line for line in done.out.splitlines() if line != line.rstrip()] == []
 
 
-def in_terminal(workshop, *arguments: str, **environment: str) -> str:
-    """What a command shows in a terminal of 100 columns."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trtforge.cli.main", *arguments],
-        stdout=theirs,
-        stderr=theirs,
-        cwd=workshop.root,
-        env=os.environ | {"COLUMNS": "100", "TERM": "xterm-256color", **environment},
-    )
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(ours, 1 << 16)
-        except OSError:  # Linux: the other end is closed
-            break
-        if not piece:
-            break
-        shown += piece
-    process.wait(timeout=60)
-    os.close(ours)
-    return shown.decode()
-
-
 @pytest.mark.parametrize("arguments", [["targets"], ["build", "recipes/none.yaml"]], ids=" ".join)
 def test_colour_is_for_terminals_and_no_color_takes_it_away(workshop, arguments: Sequence[str]) -> None:
-    assert ESCAPE in in_terminal(workshop, *arguments)
-    assert ESCAPE not in in_terminal(workshop, *arguments, NO_COLOR="1")
+    assert ESCAPE in workshop.terminal(*arguments)
+    assert ESCAPE not in workshop.terminal(*arguments, NO_COLOR="1")
 
 
 def test_progress_bars_are_for_terminals_and_can_be_left_out(workshop) -> None:
     hide_cursor = "\x1b[?25l"
-    assert hide_cursor in in_terminal(workshop, "build", "recipes/host.yaml")
-    assert hide_cursor not in in_terminal(workshop, "build", "recipes/host.yaml", "--force", "--no-progress")
-    assert hide_cursor not in in_terminal(workshop, "build", "recipes/host.yaml", "--force", "--quiet")
+    assert hide_cursor in workshop.terminal("build", "recipes/host.yaml")
+    assert hide_cursor not in workshop.terminal("build", "recipes/host.yaml", "--force", "--no-progress")
+    assert hide_cursor not in workshop.terminal("build", "recipes/host.yaml", "--force", "--quiet")
 
 
 def test_a_reader_that_goes_away_ends_a_command_silently(workshop) -> None:

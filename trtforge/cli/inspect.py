@@ -91,7 +91,8 @@ def _facts(manifest: Manifest) -> list[tuple[str, object]]:
         ("target", f"{manifest.target.key}" + (f", SM {manifest.target.sm}" if manifest.target.sm else "")),
         ("backend", f"{manifest.backend} ({manifest.platform})"),
         ("precision", manifest.recipe.get("precision", "-")),
-        ("model", f"{manifest.model.origin}  sha256 {manifest.model.sha256[:16]}"),
+        ("model", manifest.model.origin),
+        ("model sha256", manifest.model.sha256[:16]),
     ]
     if manifest.calibration:
         samples = manifest.calibration.get("samples", {})

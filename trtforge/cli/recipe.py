@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Iterator
+from json import dumps
+from typing import Any
+
 import typer
 
 from trtforge.cli.options import Json, RecipePath, Set
-from trtforge.cli.ui import Ui
+from trtforge.cli.ui import Ui, columns_of
+
+PLAIN = re.compile(r"[A-Za-z/][\w./:@%+=-]*[\w/]|[A-Za-z]")
+COMMENTS = 48  # the column where comments line up, at most
+NOT_TEXT = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 
 def register(app: typer.Typer) -> None:
@@ -14,24 +24,49 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="recipe")
 
 
-def _flat(value: object, prefix: str = "") -> list[tuple[str, object]]:
-    if isinstance(value, dict) and value:
-        return [row for key, inner in value.items() for row in _flat(inner, f"{prefix}.{key}" if prefix else str(key))]
-    return [(prefix, value)]
-
-
 def show(recipe: RecipePath, set_: Set = None, json: Json = False) -> None:
-    """Check a recipe and print every value it resolves to, with the file and line that said it."""
+    """Check a recipe and print it in full, as YAML: every value, with the file and line that said it."""
     ui = Ui(json=json)
     from trtforge.recipe.load import load
 
     loaded = load(recipe, overrides=set_ or ())
     resolved = loaded.resolved()
-    rows = []
-    for key, value in _flat(resolved):
-        where = loaded.sources.get(key)
-        rows.append((key, value, str(where) if where is not None else "default"))
-    widths = [max(len(str(row[column])) for row in rows) for column in (0, 1)]
-    for key, value, place in rows:  # no table: a key or a path folded over two lines cannot be copied
-        ui.say(f"{key:<{widths[0]}}  {value!s:<{min(widths[1], 60)}}  {place}")
+    lines = [
+        (line, "" if key is None else str(loaded.sources.get(key, "default"))) for key, line in _yaml(resolved, "", "")
+    ]
+    width = columns_of(sys.stdout)
+    fitting = [len(line) for line, place in lines if place and len(line) + len(place) + 4 <= width]
+    column = max((length for length in fitting if length <= COMMENTS), default=0)
+    for line, place in lines:
+        if not place:
+            ui.say(line)
+        elif max(len(line), column) + len(place) + 4 <= width:
+            ui.say(f"{line:<{column}}  # {place}")
+        elif len(line) + len(place) + 4 <= width:
+            ui.say(f"{line}  # {place}")
+        else:  # a comment that goes on in the next line would be none
+            ui.say(f"{' ' * (len(line) - len(line.lstrip()))}# {place}")
+            ui.say(line)
     ui.result("recipe", {"recipe": str(recipe), "files": [str(path) for path in loaded.files], "resolved": resolved})
+
+
+def _yaml(value: dict[str, Any], prefix: str, indent: str) -> Iterator[tuple[str | None, str]]:
+    """The lines of a mapping in YAML, each with the dotted key of its value; None for a line that opens a mapping."""
+    for key, inner in value.items():
+        dotted = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(inner, dict) and inner:
+            yield None, f"{indent}{_flow(key)}:"
+            yield from _yaml(inner, dotted, f"{indent}  ")
+        else:
+            yield dotted, f"{indent}{_flow(key)}: {_flow(inner)}"
+
+
+def _flow(value: Any) -> str:
+    """A value in YAML's one-line style; words that YAML would read as something else are quoted."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_flow(key)}: {_flow(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, str) and PLAIN.fullmatch(value) and value.lower() not in NOT_TEXT:
+        return value
+    return dumps(value, ensure_ascii=False)

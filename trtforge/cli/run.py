@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trtforge.cli.options import Json, NoProgress, Quiet
+from trtforge.cli.table import NO_BREAK
 from trtforge.cli.ui import Ui
 
 if TYPE_CHECKING:
@@ -110,4 +111,6 @@ def _show(ui: Ui, report: RunReport) -> None:
 
 def _scores(scores: list[dict[str, float]]) -> str:
     """`0: 0.981  1: 0.019`: class index and score, largest first."""
-    return "  ".join(f"{score['index']:.0f}: {score['value']:.4f}" for score in scores)
+    return " ".join(f"{score['index']:.0f}:{NO_BREAK}{score['value']:.4f}{NO_BREAK}" for score in scores).rstrip(
+        NO_BREAK
+    )

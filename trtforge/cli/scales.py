@@ -57,11 +57,15 @@ def show(
     table, form = read_any(scales)
     ranges = {name: entry for name, entry in table.ranges.items() if tensor in name}
     rows = [
-        (name, f"{r.min:.6g}", f"{r.max:.6g}", f"{r.amax:.6g}", f"{r.scale:.6g}", r.count or "-")
+        (f"{r.min:.6g}", f"{r.max:.6g}", f"{r.amax:.6g}", f"{r.scale:.6g}", r.count or "-", name)
         for name, r in ranges.items()
     ]
     ui.table(
-        str(scales), ("tensor", "min", "max", "amax", "scale", "samples"), rows, right="min,max,amax,scale,samples"
+        str(scales),
+        ("min", "max", "amax", "scale", "samples", "tensor"),  # names last: they are long and stay whole
+        rows,
+        right="min,max,amax,scale,samples",
+        overhang=True,
     )
     if table.receipt is not None:
         receipt = table.receipt

@@ -1,6 +1,6 @@
 """How a command speaks: results to stdout (a table or JSON), log and progress to stderr, errors in four lines.
 
-rich is imported only when something is shown with it, so that `--help` and `--json` stay fast.
+rich is imported only for a progress bar, so that everything else stays fast.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from trtforge.errors.base import TrtforgeError
 from trtforge.progress import Task
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 PLAIN_WIDTH = 120  # columns of a table when stdout is not a terminal
+BAR = 20  # columns of a progress bar
+NARROW = 80  # columns of a terminal that does not say
 
 
 class Ui:
@@ -30,6 +29,7 @@ class Ui:
         self.json = json
         self.quiet = quiet
         self._bars = progress and not quiet and sys.stderr.isatty()
+        self._last = ""  # what stdout shows last: a table is set off by blank lines
 
     # -- results -------------------------------------------------------------------------------------------
 
@@ -38,31 +38,61 @@ class Ui:
         if self.json:
             print(json.dumps({"schema": f"trtforge.{command}/1", **value}, indent=2, ensure_ascii=False))
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: str = "") -> None:
-        """A table on stdout; ``right`` names the right-aligned columns, comma-separated. Nothing with ``--json``."""
+    def table(
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        *,
+        right: str = "",
+        drop: str = "",
+        overhang: bool = False,
+    ) -> None:
+        """A table on stdout. Nothing with ``--json``.
+
+        ``right`` names the right-aligned columns, comma-separated; ``drop`` those that a narrow terminal goes without,
+        the most dispensable first; with ``overhang`` the last column may stick out.
+        """
         if self.json:
             return
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
-        from rich.text import Text
+        from trtforge.cli.table import draw
 
-        table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-        for column in columns:
-            table.add_column(column, justify="right" if column in right.split(",") else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(str(cell)) for cell in row))
-        screen = console(sys.stdout)
-        if sys.stdout.isatty():
-            screen.print(table)
-            return
-        with screen.capture() as drawn:
-            screen.print(table)
-        print("\n".join(line.rstrip() for line in drawn.get().splitlines()))  # rich fills cells with spaces
+        width = columns_of(sys.stdout)
+        texts = [[str(cell) for cell in row] for row in rows]
+        header, body = draw(columns, texts, width=width, right=_names(right), drop=_names(drop), overhang=overhang)
+        bold, plain = ("\x1b[1m", "\x1b[0m") if coloured(sys.stdout) else ("", "")
+        if self._last:
+            print()
+        self._last = "table"
+        if title:
+            print(f"{bold}{title}{plain}")
+        for line in header[:-1]:
+            print(f"{bold}{line}{plain}")
+        print("\n".join([*header[-1:], *body]))
 
     def say(self, text: str = "") -> None:
-        """A line of the human-readable result on stdout. Nothing with ``--json``."""
-        if not self.json:
+        """Lines of the human-readable result on stdout. Nothing with ``--json``.
+
+        A line too long for the terminal goes on below, between words and indented; a redirected one stays whole.
+        """
+        if self.json:
+            return
+        if self._last == "table":
+            print()
+        self._last = "text"
+        if not sys.stdout.isatty():
             print(text)
+            return
+        from trtforge.cli.table import cells, fold
+
+        width = columns_of(sys.stdout)
+        for line in text.splitlines() or [""]:
+            if cells(line) <= width:
+                print(line)
+                continue
+            indent = " " * (len(line) - len(line.lstrip()))
+            first, *rest = fold(line.lstrip(), width - len(indent) - 2)
+            print("\n".join([indent + first, *(f"{indent}  {more}" for more in rest)]))
 
     def end(self, error: TrtforgeError) -> NoReturn:
         """Exit with an error's code after the result has been printed: the work was done, its verdict is not 0."""
@@ -89,31 +119,51 @@ class Ui:
             yield _Lines(label, total, sys.stderr if not self.quiet else None)
 
 
-def console(stream: TextIO) -> Console:
-    """A rich console: colour on a terminal only (NO_COLOR holds), and a redirected table has a fixed width."""
-    from rich.console import Console
-
+def columns_of(stream: TextIO) -> int:
+    """Characters in a line of ``stream``; COLUMNS says otherwise, and a redirected table has a fixed width."""
     columns = os.environ.get("COLUMNS", "")
-    width = None if stream.isatty() else int(columns) if columns.isdecimal() else PLAIN_WIDTH
-    plain = bool(os.environ.get("NO_COLOR"))  # rich by itself would keep bold and underlined
-    return Console(file=stream, width=width, highlight=False, color_system=None if plain else "auto")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    if not stream.isatty():
+        return PLAIN_WIDTH
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or NARROW
+    except OSError:
+        return NARROW
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether ``stream`` takes escape codes: a terminal does, unless NO_COLOR is set."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",") if text else []
 
 
 @contextlib.contextmanager
 def _bar(label: str, total: int | None) -> Iterator[Task]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    """A bar whose columns keep their widths; the note has what is left of the line, and is cut to that."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    def whole(width: int) -> Column:
+        return Column(min_width=width, no_wrap=True)
+
+    count = len(str(total or 0)) * 2 + 1 if total else 5
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", table_column=whole(len(label)))]
+    taken = len(label) + 1 + 7 + 1
     if total is not None:
-        columns.append(TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console(sys.stderr), transient=True) as bars:
+        columns += [BarColumn(BAR, table_column=whole(BAR)), MofNCompleteColumn(table_column=whole(count))]
+        taken += BAR + 1 + count + 1
+    columns.append(TimeElapsedColumn(table_column=whole(7)))
+    room = max(columns_of(sys.stderr) - taken - 1, 0)
+    columns.append(TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)))
+    screen = Console(
+        file=sys.stderr, width=columns_of(sys.stderr), color_system="auto" if coloured(sys.stderr) else None
+    )
+    with Progress(*columns, console=screen, transient=True) as bars:
         identity = bars.add_task(label, total=total, note="")
 
         class Bar:
@@ -121,9 +171,14 @@ def _bar(label: str, total: int | None) -> Iterator[Task]:
                 bars.advance(identity, steps)
 
             def note(self, text: str) -> None:
-                bars.update(identity, note=text)
+                bars.update(identity, note=_cut(text, room))
 
         yield Bar()
+
+
+def _cut(note: str, room: int) -> str:
+    """The end of a note, which tells a sample from the next: `…data/coffee.png`."""
+    return note if len(note) <= room else f"…{note[len(note) - room + 1 :]}" if room > 8 else ""
 
 
 class _Lines:
@@ -156,8 +211,7 @@ def show_error(error: TrtforgeError) -> None:
     Paths below the working directory are shortened to what a person would type.
     """
     here = f"{Path.cwd()}{os.sep}"
-    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    head, tail = ("\x1b[1;31m", "\x1b[0m") if colour else ("", "")
+    head, tail = ("\x1b[1;31m", "\x1b[0m") if coloured(sys.stderr) else ("", "")
     print(f"{head}error[{error.code}]{tail}: {error.what}", file=sys.stderr)
     for label, text in (("where", error.where), ("why", error.why), ("next", error.next)):
         for number, line in enumerate(text.replace(here, "").splitlines()):
