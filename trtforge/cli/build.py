@@ -63,6 +63,8 @@ def build(
     ui.result("build", {"recipe": str(recipe), "engines": [_row(outcome) for outcome in outcomes]})
     kits = [outcome.path for outcome in outcomes if outcome.status == "kit"]
     if kits:
+        from trtforge.engines.kit import read_kit
+
         ui.end(
             NeedsDevice(
                 f"the engine waits for the device: {outcomes[-1].job.target.name}"
@@ -70,7 +72,7 @@ def build(
                 else f"{len(kits)} of {len(outcomes)} engines wait for the device: {outcomes[-1].job.target.name}",
                 where=", ".join(map(str, kits)),
                 why=outcomes[-1].why,
-                next=f"copy the kit there, unpack it (tar -xf), and run: {outcomes[-1].job.on_device}",
+                next=f"copy the kit there, unpack it (tar -xf), and run: {read_kit(kits[-1]).facts['on_device']}",
             )
         )
 

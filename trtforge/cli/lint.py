@@ -31,7 +31,15 @@ def lint(recipe: RecipePath, only: Only = None, set_: Set = None, json: Json = F
         said = job.recipe.recipe
         scales = ScaleTable.load(job.scales_file) if job.scales_file else None
         model = surgery(job).model
-        findings = check(model, job.engine, job.target, scales, backend=said.backend, tensorrt=said.tensorrt)
+        findings = check(
+            model,
+            job.engine,
+            job.target,
+            scales,
+            backend=said.backend,
+            tensorrt=said.tensorrt,
+            root=job.recipe.root,
+        )
         errors += sum(finding.severity == "error" for finding in findings)
         if findings:
             rows = [(f.code, f.severity, f.where, f.message, f.fix) for f in findings]

@@ -68,9 +68,11 @@ def show(
         overhang=True,
     )
     if table.receipt is not None:
+        from trtforge.graph.digests import show_weights
+
         receipt = table.receipt
         ui.say(f"{receipt.method} over {len(receipt.samples)} samples, set {receipt.set_digest[:12]}")
-        ui.say(f"model graph {receipt.model_graph[:12]}, weights {receipt.model_weights[:12]}")
+        ui.say(f"model graph {receipt.model_graph[:12]}, weights {show_weights(receipt.model_weights)[:28]}")
     else:
         ui.say(f"no receipt: {form} does not say which model and samples the ranges come from")
     ui.result(

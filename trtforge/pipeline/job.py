@@ -54,21 +54,6 @@ class Job:
         return self.store_root / f"{self.name}.kit.tar"
 
     @property
-    def on_device(self) -> str:
-        """What makes an engine of the kit on the device, with NVIDIA's own tool. Not yet run on hardware."""
-        words = ["trtexec", "--onnx=model.onnx", f"--saveEngine={self.name}.plan"]
-        if self.engine.precision != "fp32":
-            words.append("--fp16")
-        if self.engine.precision == "int8":
-            words += ["--int8", "--calib=entropy2.cache"]
-        pools = [f"workspace:{_mib(self.engine.workspace)}"]
-        if self.dla is not None:
-            words.append(f"--useDLACore={self.dla.core}")
-            words += ["--allowGPUFallback"] if self.dla.gpu_fallback else []
-            pools.append(f"dlaSRAM:{_mib(self.dla.sram)}")
-        return " ".join([*words, f"--memPoolSize={','.join(pools)}"])
-
-    @property
     def dla(self) -> Dla | None:
         """DLA options: the recipe's, or the defaults where the target is a DLA and the recipe is silent."""
         return self.engine.dla or (Dla() if self.target.is_dla else None)
@@ -176,12 +161,6 @@ def external_weights(path: Path) -> str | None:
 
     model = load(path)
     return digests(model).weights if model.folder is not None else None
-
-
-def _mib(size: str) -> str:
-    """ "1GiB" -> "1024", "512KiB" -> "0.5": the unit of trtexec's memory pools."""
-    units = {"KiB": 1 / 1024, "MiB": 1, "GiB": 1024}
-    return f"{int(size[:-3]) * units[size[-3:]]:g}"
 
 
 def _identity(samples: SampleSet | None, how: str) -> str | None:

@@ -76,11 +76,25 @@ def write(job: Job, prepared: Prepared, workdir: Path) -> Path:
 
 def finishing_command(job: Job) -> str:
     """What makes an engine of the kit on the device, with NVIDIA's own tool. Not yet run on hardware."""
-    if not strongly_typed(job):
-        return job.on_device
-    model = TYPED_MODELS.get(job.engine.precision, "model.onnx")
-    words = job.on_device.replace("--onnx=model.onnx", f"--onnx={model}").split(" ")
-    return " ".join(word for word in words if word not in ("--fp16", "--int8") and not word.startswith("--calib="))
+    typed, precision = strongly_typed(job), job.engine.precision
+    model = TYPED_MODELS.get(precision, "model.onnx") if typed else "model.onnx"
+    words = ["trtexec", f"--onnx={model}", f"--saveEngine={job.name}.plan"]
+    if not typed and precision != "fp32":
+        words.append("--fp16")
+    if not typed and precision == "int8":
+        words += ["--int8", "--calib=entropy2.cache"]
+    pools = [f"workspace:{_mib(job.engine.workspace)}"]
+    if job.dla is not None:
+        words.append(f"--useDLACore={job.dla.core}")
+        words += ["--allowGPUFallback"] if job.dla.gpu_fallback else []
+        pools.append(f"dlaSRAM:{_mib(job.dla.sram)}")
+    return " ".join([*words, f"--memPoolSize={','.join(pools)}"])
+
+
+def _mib(size: str) -> str:
+    """ "1GiB" -> "1024", "512KiB" -> "0.5": the unit of trtexec's memory pools."""
+    units = {"KiB": 1 / 1024, "MiB": 1, "GiB": 1024}
+    return f"{int(size[:-3]) * units[size[-3:]]:g}"
 
 
 def strongly_typed(job: Job) -> bool:
