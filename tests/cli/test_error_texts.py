@@ -329,7 +329,12 @@ def _(workshop, monkeypatch) -> None:
     workshop.save(7, workshop.rng(1).normal(size=(3, 8, 8)).astype("float32"))
 
 
-CASES["inspect-no-plan"] = Case("inspect recipes/host.yaml")
+CASES["inspect-another-file"] = Case("inspect recipes/host.yaml")
+
+
+@case("inspect-no-plan", "inspect notes.txt")
+def _(workshop, monkeypatch) -> None:
+    (workshop.root / "notes.txt").write_text("the engine is on the other machine")
 
 
 @case("inspect-damaged-kit", "inspect engines/orin/net.kit.tar")
@@ -345,6 +350,7 @@ def _(workshop, monkeypatch) -> None:
     workshop.bend("orin", *ORIN)
 
 
+CASES["out-is-no-folder"] = Case("run net data/7.npy --out scores.txt")
 CASES["out-is-a-file"] = Case("calibrate recipes/host.yaml --quiet --out models/net.onnx")
 
 

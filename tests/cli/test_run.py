@@ -82,6 +82,7 @@ def test_against_none_needs_no_model(built) -> None:
 def test_out_writes_the_outputs(built) -> None:
     done = built.forge("run", ENGINE, "data/6.npy", "data/7.npy", "--against", "none", "--out", "out")
     assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == "out: outputs of 2 samples, one .npz each"
     assert built.files(built.root / "out") == ["data_6.npy.npz", "data_7.npy.npz"]
     with np.load(built.root / "out/data_6.npy.npz") as arrays:
         assert set(arrays) == {"y"}
@@ -98,6 +99,16 @@ def test_out_writes_what_polygraphy_reads(built) -> None:
     assert runner == "trtforge onnxruntime"
     assert len(iterations) == 2
     assert iterations[0]["y"].shape == (1, 4)
+
+
+def test_out_makes_no_folder_with_the_name_of_a_file(built) -> None:
+    done = built.forge("run", ENGINE, "data/6.npy", "--out", "out.txt", "--json")
+    assert done.code == 2
+    assert done.json["error"]["code"] == "USE108"
+    assert not (built.root / "out.txt").exists()
+    (built.root / "out.txt").mkdir()
+    assert built.forge("run", ENGINE, "data/6.npy", "--out", "out.txt").code == 0
+    assert built.files(built.root / "out.txt") == ["data_6.npy.npz"]
 
 
 def test_a_model_that_moved_is_named(built) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from trtforge.cli.engine_page import plan_header
+from trtforge.cli.engine_page import show as page
 from trtforge.cli.options import Json
 from trtforge.cli.ui import Ui, human_bytes
-from trtforge.errors.usage import NoSuchFile
-
-if TYPE_CHECKING:
-    from trtforge.engines.manifest import Manifest
+from trtforge.errors.usage import NoSuchFile, NothingToInspect
 
 FILES = (".onnx", ".tar", ".plan")
+SAMPLES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".npy", ".npz", ".nii", ".gz")
 
 
 def register(app: typer.Typer) -> None:
@@ -41,100 +41,49 @@ def inspect(
         _model(ui, path)
     elif path.suffix == ".tar":
         _kit(ui, path)
-    elif path.is_file():
+    elif path.is_file() and path.name != "manifest.json":
+        if (better := _better(path)) is not None:
+            raise better
         _plan(ui, path)
     elif len(engines := stored(path)) > 1 or (engines and engines[0]["version"] is None):
         show(ui, path, engines)
     else:
-        _engine(ui, what)
+        from trtforge.engines.load import find_engine
 
-
-def _engine(ui: Ui, what: str) -> None:
-    from trtforge.engines.load import find_engine
-
-    version = find_engine(what)
-    manifest = version.manifest
-    ui.say(f"{version.path}: engine")
-    ui.table("", ("what", "value"), _facts(manifest))
-    ui.table(
-        "Inputs and outputs",
-        ("tensor", "direction", "shape", "dtype", "format"),
-        [
-            (
-                tensor.name,
-                direction,
-                "x".join("?" if d is None else str(d) for d in tensor.shape),
-                tensor.dtype,
-                tensor.format,
-            )
-            for direction, tensors in (("in", manifest.inputs), ("out", manifest.outputs))
-            for tensor in tensors
-        ],
-    )
-    ui.table(
-        "Files",
-        ("file", "size", "sha256"),
-        [(name, human_bytes(entry.size), entry.sha256[:16]) for name, entry in manifest.files.items()],
-        right="size",
-    )
-    header = _plan_header(version.path / manifest.engine_file) if manifest.engine_file.endswith(".plan") else None
-    if header:
-        ui.table("Plan header", ("what", "value"), list(header.items()))
-    ui.result(
-        "inspect", {"kind": "engine", "path": str(version.path), "manifest": manifest.to_json(), "header": header}
-    )
-
-
-def _facts(manifest: Manifest) -> list[tuple[str, object]]:
-    rows: list[tuple[str, object]] = [
-        ("engine", f"{manifest.engine} version {manifest.version}, {manifest.created}"),
-        ("target", f"{manifest.target.key}" + (f", SM {manifest.target.sm}" if manifest.target.sm else "")),
-        ("backend", f"{manifest.backend} ({manifest.platform})"),
-        ("precision", manifest.recipe.get("precision", "-")),
-        ("model", manifest.model.origin),
-        ("model sha256", manifest.model.sha256[:16]),
-    ]
-    if manifest.calibration:
-        samples = manifest.calibration.get("samples", {})
-        rows.append(("calibration", f"{manifest.calibration['method']}, {len(samples)} samples"))
-    if manifest.parity:
-        p = manifest.parity
-        verdict = "passed" if p["passed"] else "MISSED"
-        rows.append(
-            (
-                "parity",
-                f"{p['metric']} {p['value']:.6g} (bound {p['at_least']:g}) {verdict}; measured on {p['measured_on']}",
-            )
-        )
-    skip = ("precision", "summary", "sm")  # said above
-    rows += [
-        (k.replace("_", " "), v)
-        for k, v in manifest.report.items()
-        if isinstance(v, (str, int, float)) and k not in skip
-    ]
-    return rows
-
-
-def _plan_header(path: Path) -> dict[str, Any]:
-    from trtforge.engines.plan_header import read_header
-    from trtforge.engines.store_errors import explained
-
-    with explained(path, f"read {path}"):
-        header = read_header(path)
-    return {
-        "kind": header.kind,
-        "version": header.version,
-        "compute capabilities": ", ".join(header.sms) if header.sms else "not recorded",
-        "size": header.declared_size,
-        "offset": header.offset,
-    }
+        page(ui, find_engine(what))
 
 
 def _plan(ui: Ui, path: Path) -> None:
-    header = _plan_header(path)
+    header = plan_header(path)
     ui.say(f"{path}: {header['kind']} plan")
     ui.table("", ("what", "value"), list(header.items()))
     ui.result("inspect", {"kind": "plan", "path": str(path), "header": header})
+
+
+def _better(path: Path) -> NothingToInspect | None:
+    """For a file that another command reads: the error that names it."""
+    if path.suffix.lower() in SAMPLES:
+        kind, command = "a sample", f"trtforge run ENGINE {path}"
+    elif path.name == "trtforge.lock":
+        kind, command = "the lock of a folder of recipes", "trtforge build RECIPE --locked"
+    elif _holds(path, b"TRT-") or (path.suffix == ".json" and b'"ranges"' in path.read_bytes()):
+        kind, command = "scales", f"trtforge scales show {path}"
+    elif path.suffix in (".yaml", ".yml"):
+        words = path.read_bytes().split()
+        if b"target:" in words or b"extends:" in words or b"engines:" in words:
+            kind, command = "a recipe", f"trtforge recipe show {path}"
+        else:
+            kind, command = "a sample set", f"trtforge run ENGINE {path}"
+    else:
+        return None
+    return NothingToInspect(
+        f"{path.name} is {kind}, not an engine, a plan, a kit or a model", where=str(path), next=command
+    )
+
+
+def _holds(path: Path, start: bytes) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(start)) == start
 
 
 def _kit(ui: Ui, path: Path) -> None:

@@ -73,10 +73,13 @@ class StoredEngine(TypedDict):
 
 
 class Inspect(TypedDict, total=False):
+    """``files``: of an engine, whether each is the one that was published."""
+
     schema: Required[str]
     kind: Required[Literal["engine", "plan", "kit", "model", "store"]]
     path: Required[str]
     manifest: dict[str, Any]
+    files: dict[str, Literal["as published", "CHANGED", "MISSING"]]
     header: dict[str, Any] | None
     kit: dict[str, Any]
     model: dict[str, Any]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trtforge.cli.engine_page import decibels
 from trtforge.cli.options import Json, NoProgress, Quiet
 from trtforge.cli.table import NO_BREAK
 from trtforge.cli.ui import Ui
+from trtforge.errors.usage import OutIsNoFolder
 
 if TYPE_CHECKING:
     from trtforge.pipeline.run import RunReport
@@ -52,6 +55,8 @@ def run(
     Exit code 8 when the recipe's `verify` bound is missed.
     """
     ui = Ui(json=json, quiet=quiet, progress=not no_progress)
+    if out is not None:
+        _check_out(out)
     from trtforge.engines.load import open_engine
     from trtforge.pipeline.run import run as execute
     from trtforge.pipeline.run import this_machine
@@ -59,6 +64,9 @@ def run(
     version = open_engine(engine, here=this_machine())
     report = execute(version, samples, compare_with_fp32=against is Against.fp32, model=model, out=out, progress=ui)
     _show(ui, report)
+    if out is not None:
+        count = f"{len(report.rows)} sample{'' if len(report.rows) == 1 else 's'}"
+        ui.say(f"{out}: outputs of {count}" + ("" if out.suffix == ".json" else ", one .npz each"))
     if report.seen_in_calibration:
         seen, names = len(report.seen_in_calibration), ", ".join(report.seen_in_calibration[:3])
         more = f" and {seen - 3} more" if seen > 3 else ""
@@ -68,6 +76,17 @@ def run(
     ui.result("run", report.to_json())
     if report.missed is not None:
         ui.end(report.missed)
+
+
+def _check_out(out: Path) -> None:
+    """A folder, or a `.json` file: a name like `o.txt` is a misunderstanding, not a folder to make."""
+    if out.suffix != ".json" and re.fullmatch(r"\.[A-Za-z]\w{1,4}", out.suffix) and not out.is_dir():
+        raise OutIsNoFolder(
+            f"--out cannot write a {out.suffix} file",
+            where=str(out),
+            why="outputs go to a folder, one .npz a sample, or to one .json file",
+            next=f"--out {out.with_suffix('')} or --out {out.with_suffix('.json')}",
+        )
 
 
 def _show(ui: Ui, report: RunReport) -> None:
@@ -82,20 +101,22 @@ def _show(ui: Ui, report: RunReport) -> None:
         ]
         ui.table("", ("sample", "output", "shape", "largest values"), rows)
         return
+    precision = manifest.recipe["precision"].upper()
+    scores = "engine scores" if precision == "FP32" else f"{precision} scores"
     names = [Path(row["id"]).name for row in report.rows]
     if len(set(names)) < len(names):
         names = [row["id"] for row in report.rows]
     ui.table(
         "",
-        ("sample", "FP32 scores", f"{manifest.recipe['precision'].upper()} scores", "cosine", "top-1", "SQNR dB"),
+        ("sample", "FP32 scores", scores, "cosine", "top-1", "SQNR dB"),
         [
             (
                 name,
                 _scores(row["reference"]),
                 _scores(row["candidate"]),
-                f"{row['cosine']:.6f}",
+                "-" if row["cosine"] is None else f"{row['cosine']:.6f}",
                 "same" if row["top1_equal"] else "DIFFERS",
-                f"{row['sqnr_db']:.1f}",
+                decibels(row["sqnr_db"]),
             )
             for name, row in zip(names, report.rows, strict=True)
         ],
@@ -106,7 +127,8 @@ def _show(ui: Ui, report: RunReport) -> None:
     verdict = "no bound in the recipe" if parity.at_least is None else f"bound {parity.at_least:g}"
     if parity.passed is not None:
         verdict += ": kept" if parity.passed else ": MISSED"
-    ui.say(f"{parity.metric} {parity.value:.6f}, {verdict}")
+    value = decibels(parity.value) if parity.metric == "sqnr_db" else f"{parity.value:.6f}"
+    ui.say(f"{parity.metric} {value}, {verdict}")
 
 
 def _scores(scores: list[dict[str, float]]) -> str:

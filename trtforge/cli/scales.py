@@ -32,8 +32,11 @@ class Algorithm(StrEnum):
     legacy = "LegacyCalibration"
 
 
+SCALES = "scales.json"  # in an engine's version folder
+
 ScalesFile = Annotated[
-    Path, typer.Argument(metavar="SCALES", help="A scales JSON, TensorRT cache, onnxruntime JSON or Q/DQ model")
+    Path,
+    typer.Argument(metavar="SCALES", help="A scales JSON, TensorRT cache, onnxruntime JSON, Q/DQ model, or an engine"),
 ]
 
 
@@ -45,6 +48,24 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="scales")
 
 
+def _of_engine(reference: Path) -> Path:
+    """The scales file that is meant: itself, or the one of an engine that is named like for `run`."""
+    if reference.is_file() or (reference.suffix and not reference.is_dir()):
+        return reference
+    from trtforge.engines.load import find_engine
+    from trtforge.errors.calibration import ScalesFileInvalid
+
+    version = find_engine(reference)
+    if (found := version.path / SCALES).is_file():
+        return found
+    raise ScalesFileInvalid(
+        "the engine has no scales",
+        where=str(version.path),
+        why=f"it is {version.manifest.recipe.get('precision')}: only an INT8 engine has them",
+        next=f"trtforge inspect {version.path}",
+    )
+
+
 def show(
     scales: ScalesFile,
     tensor: Annotated[str, typer.Option("--tensor", help="Only tensors whose name contains this")] = "",
@@ -54,6 +75,7 @@ def show(
     ui = Ui(json=json)
     from trtforge.scales.read import read_any
 
+    scales = _of_engine(scales)
     table, form = read_any(scales)
     ranges = {name: entry for name, entry in table.ranges.items() if tensor in name}
     rows = [
@@ -107,6 +129,7 @@ def convert(
     from trtforge.errors.usage import NoPlainModel
     from trtforge.scales.read import read_any
 
+    scales = _of_engine(scales)
     table, form = read_any(scales)
     if plain is not None and form != "Q/DQ model":
         raise NoPlainModel(
@@ -163,6 +186,6 @@ def diff(first: ScalesFile, second: ScalesFile, json: Json = False) -> None:
     from trtforge.scales.diff import diff as compare
     from trtforge.scales.read import read_any
 
-    result = compare(read_any(first)[0], read_any(second)[0])
+    result = compare(read_any(_of_engine(first))[0], read_any(_of_engine(second))[0])
     ui.say(result.to_text())
     ui.result("scales-diff", {"diff": result.to_json()})

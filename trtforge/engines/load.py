@@ -24,7 +24,7 @@ from trtforge.errors.engine import (
     WrongCpu,
 )
 
-__all__ = ["check_files", "check_header", "check_machine", "find_engine", "open_engine"]
+__all__ = ["check_files", "check_header", "check_machine", "damage", "find_engine", "open_engine"]
 
 REBUILD = "run `trtforge build` again, or copy the whole version folder again"
 
@@ -55,6 +55,18 @@ def check_files(version: EngineVersion) -> None:
     with explained(version.path, f"read the engine {version.engine}/{version.version}"):
         for name, record in version.manifest.files.items():
             _check_file(version.path / name, record)
+
+
+def damage(version: EngineVersion) -> dict[str, EngineFileMissing | EngineFileChanged]:
+    """What :func:`check_files` would raise, for every file that is not as it was published. Raises ENG104."""
+    found: dict[str, EngineFileMissing | EngineFileChanged] = {}
+    with explained(version.path, f"read the engine {version.engine}/{version.version}"):
+        for name, record in version.manifest.files.items():
+            try:
+                _check_file(version.path / name, record)
+            except (EngineFileMissing, EngineFileChanged) as error:
+                found[name] = error
+    return found
 
 
 def _check_file(path: Path, record: FileRecord) -> None:

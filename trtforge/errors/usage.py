@@ -80,6 +80,27 @@ class NoSuchFile(TrtforgeError):
     title = "no such file"
 
 
+class NothingToInspect(TrtforgeError):
+    """`trtforge inspect` was given a file that another command reads.
+
+    `inspect` shows engines, stores, plans, kits and ONNX models. The message names the command for this file.
+    """
+
+    code = "USE107"
+    title = "another command reads this file"
+
+
+class OutIsNoFolder(TrtforgeError):
+    """`trtforge run --out` was given the name of a file of a kind it does not write.
+
+    `--out` is a folder, which gets one `.npz` a sample, or a file ending in `.json`, in the form that
+    `polygraphy run --load-outputs` reads. For a folder with a dot in its name, make it first.
+    """
+
+    code = "USE108"
+    title = "outputs go to a folder or a .json file"
+
+
 class LintFailed(TrtforgeError):
     """`trtforge lint` found something that would make the build fail, or the engine wrong, on its target.
 

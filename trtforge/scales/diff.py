@@ -49,12 +49,12 @@ class ScalesDiff:
 
     @property
     def median_ratio(self) -> float:
-        """b / a over all shared tensors, equal ones included; 1 when there are none."""
+        """b / a over all shared tensors, equal ones included; NaN when there are none."""
         ratios = [change.ratio for change in self.changed] + [1.0] * self.equal
-        return median(ratios) if ratios else 1.0
+        return median(ratios) if ratios else math.nan
 
     def to_json(self) -> dict[str, Any]:
-        """``ratio`` is null where a is zero."""
+        """``ratio`` is null where a is zero, ``median_ratio`` also where no tensor is in both."""
         return {
             "same": self.same,
             "only_a": list(self.only_a),
@@ -72,6 +72,8 @@ class ScalesDiff:
         """A few readable lines; at most ``limit`` tensors of each kind are named."""
         if self.same:
             lines = [f"{self.equal} tensors, all scales equal"]
+        elif not (self.equal or self.changed):
+            lines = [f"no tensor in both: {len(self.only_a)} only in a, {len(self.only_b)} only in b"]
         else:
             lines = [
                 f"{self.equal} equal, {len(self.changed)} different, "
