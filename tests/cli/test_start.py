@@ -25,7 +25,7 @@ HEAVY = {
 }
 OPTIONS = {"pydantic"}  # Typer checks options with it
 RECIPE = OPTIONS | {"ruamel"}
-TABLE = OPTIONS | {"rich"}
+TABLE = OPTIONS
 
 RUN = """\
 import atexit, json, sys

@@ -106,3 +106,29 @@ def test_a_recipe_is_shown_as_yaml_that_says_the_same(workshop, columns: int) ->
     assert YAML(typ="safe").load(shown) == resolved
     assert "# recipes/host.yaml:1:9" in shown
     assert "None" not in shown
+
+
+@pytest.mark.parametrize("columns", [60, 80, 140])
+def test_a_bar_keeps_its_columns_and_cuts_the_note(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+    import sys
+
+    from trtforge.cli.ui import Ui
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    with Ui().task("calibrate", 13) as task:
+        for number in range(13):
+            task.note(f"package:scikit-image/skimage/data/photograph-{number}.png")
+            task.advance()
+    frames = [ESCAPES.sub("", frame) for frame in re.split(r"\r|\n", screen.getvalue())]
+    bars = [frame for frame in frames if "calibrate" in frame]
+    assert bars
+    assert max(map(len, bars)) <= columns
+    assert re.match(r"calibrate \S{10,20} 13/13 \d:\d\d:\d\d \d:\d\d:\d\d \S*graph-12.png$", bars[-1])

@@ -18,7 +18,8 @@ from trtforge.errors.base import TrtforgeError
 from trtforge.progress import Task
 
 PLAIN_WIDTH = 120  # columns of a table when stdout is not a terminal
-BAR = 20  # columns of a progress bar
+BAR = 20  # columns of a progress bar; half in a narrow terminal
+CLOCK = 7  # columns of 0:00:00
 NARROW = 80  # columns of a terminal that does not say
 
 
@@ -145,24 +146,38 @@ def _names(text: str) -> list[str]:
 def _bar(label: str, total: int | None) -> Iterator[Task]:
     """A bar whose columns keep their widths; the note has what is left of the line, and is cut to that."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.table import Column
 
     def whole(width: int) -> Column:
         return Column(min_width=width, no_wrap=True)
 
-    count = len(str(total or 0)) * 2 + 1 if total else 5
-    columns: list[ProgressColumn] = [TextColumn("{task.description}", table_column=whole(len(label)))]
-    taken = len(label) + 1 + 7 + 1
+    line = columns_of(sys.stderr)
+    parts: list[tuple[ProgressColumn, int]] = [
+        (TextColumn("{task.description}", table_column=whole(len(label))), len(label))
+    ]
+    if total is None:
+        parts.insert(0, (SpinnerColumn("line", table_column=whole(1)), 1))
+    else:
+        bar, count = BAR if line >= PLAIN_WIDTH else BAR // 2, 2 * len(str(total)) + 1
+        parts.append((BarColumn(bar, table_column=whole(bar)), bar))
+        parts.append((MofNCompleteColumn(table_column=whole(count)), count))
+    parts.append((TimeElapsedColumn(table_column=whole(CLOCK)), CLOCK))
     if total is not None:
-        columns += [BarColumn(BAR, table_column=whole(BAR)), MofNCompleteColumn(table_column=whole(count))]
-        taken += BAR + 1 + count + 1
-    columns.append(TimeElapsedColumn(table_column=whole(7)))
-    room = max(columns_of(sys.stderr) - taken - 1, 0)
+        parts.append((TimeRemainingColumn(table_column=whole(CLOCK)), CLOCK))
+    room = max(line - sum(width + 1 for _, width in parts), 0)
+    columns = [column for column, _ in parts]
     columns.append(TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)))
-    screen = Console(
-        file=sys.stderr, width=columns_of(sys.stderr), color_system="auto" if coloured(sys.stderr) else None
-    )
+    screen = Console(file=sys.stderr, width=line, color_system="auto" if coloured(sys.stderr) else None)
     with Progress(*columns, console=screen, transient=True) as bars:
         identity = bars.add_task(label, total=total, note="")
 

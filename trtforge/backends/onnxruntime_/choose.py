@@ -64,9 +64,9 @@ def _first_worth_it(
     assert request.scales is not None
     forms = candidates(host)
     judged: set[tuple[str, ...]] = set()
-    with request.progress.task("choosing the INT8 form for this CPU", len(forms)) as task:
-        for form in forms:
-            task.note(form.name)
+    with request.progress.task("choosing the INT8 form for this CPU", None) as task:  # the first good one ends it
+        for number, form in enumerate(forms, start=1):
+            task.note(f"trying {form.name}, {number} of at most {len(forms)}")
             task.advance()
             if form.slack is None:
                 continue

@@ -185,7 +185,7 @@ class _Conversation:
         elif kind == "phase_end":
             if event["name"] in self.phases:
                 self.phases.remove(event["name"])
-            self._task.note(self.phase)
+            self._task.note(self.phase if self.phases else "finishing")
         elif kind == "step":
             self._task.advance()
         elif kind == "failed":
