@@ -29,7 +29,7 @@ demo: $(VENV)/installed ## build and run a real model on this machine, then comp
 	$(FORGE) build recipes/a2.yaml
 	$(FORGE) inspect engines/a100/nsfw-resnet50
 	$(FORGE) targets
-	@echo; echo "Engines: engines/host  engines/a100  engines/a30  engines/a2   (each is a Triton model repository)"
+	@echo; echo "Engines: engines/host  engines/a100  engines/a30  engines/a2   (each in Triton's repository layout)"
 	@echo "Next: docs/recipes.md, a first recipe of your own"
 
 test: $(VENV)/installed ## the whole test suite

@@ -25,7 +25,10 @@ def register(app: typer.Typer) -> None:
 
 
 def show(recipe: RecipePath, set_: Set = None, json: Json = False) -> None:
-    """Check a recipe and print it in full, as YAML: every value, with the file and line that said it."""
+    """Print a checked recipe in full, with the place of every value.
+
+    The output is YAML.
+    """
     ui = Ui(json=json)
     from trtforge.recipe.load import load
 

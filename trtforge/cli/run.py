@@ -35,7 +35,7 @@ def run(
         str, typer.Argument(metavar="ENGINE", help="STORE/ENGINE, STORE/ENGINE/VERSION, or a name under engines/")
     ],
     samples: Annotated[
-        list[Path], typer.Argument(metavar="SAMPLES...", help="Photographs, arrays, volumes, or one sample set (.yaml)")
+        list[Path], typer.Argument(metavar="SAMPLES", help="Photographs, arrays, volumes, or one sample set (.yaml)")
     ],
     against: Annotated[
         Against, typer.Option("--against", help="Compare with the FP32 model in onnxruntime, or only run")
