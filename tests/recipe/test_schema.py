@@ -53,7 +53,8 @@ def test_guide_without_markers_is_refused() -> None:
 
 def test_the_guide_shows_recipes_that_load(tmp_path: Path) -> None:
     guide = (ROOT / GUIDE_FILE).read_text(encoding="utf-8")
-    whole, over = [block.partition("```")[0] for block in guide.split("```yaml\n")[1:]]
+    whole, samples, over = [block.partition("```")[0] for block in guide.split("```yaml\n")[1:]]
+    assert {key: type(value) for key, value in YAML(typ="safe").load(samples).items()} == {"name": str, "samples": list}
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "detector.yaml").write_text(whole)
     (tmp_path / "recipes" / "detector_orin.yaml").write_text(over)

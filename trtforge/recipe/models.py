@@ -69,9 +69,11 @@ class ImagePreprocess(Strict):
     layout: Literal["nchw", "nhwc"] = Field(
         "nchw", description="Order of the axes: N images, C channels, height, width"
     )
-    mean: tuple[Real, Real, Real] = Field((0.0, 0.0, 0.0), description="Subtracted, in the order of `channels`")
+    mean: tuple[Real, Real, Real] = Field(
+        (0.0, 0.0, 0.0), description="Subtracted from pixels of 0 to 255, in the order of `channels`"
+    )
     std: tuple[PositiveReal, PositiveReal, PositiveReal] = Field(
-        (1.0, 1.0, 1.0), description="Divided by, after the mean is subtracted"
+        (1.0, 1.0, 1.0), description="Divided by, after the mean is subtracted; on the scale of 0 to 255 too"
     )
 
 
