@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from trtforge.cli import completion
 from trtforge.cli.options import Json
 from trtforge.cli.ui import Ui
 
@@ -16,7 +17,13 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     code: Annotated[
-        str | None, typer.Argument(help="An error or rule code, e.g. ONX101; none lists all", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="CODE",
+            help="An error or rule code, e.g. ONX101; none lists all",
+            show_default=False,
+            autocompletion=completion.codes,
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

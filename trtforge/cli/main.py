@@ -13,8 +13,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]
 
 from trtforge import __version__
+from trtforge.cli.completion import Shell, install_script, show_script
 from trtforge.cli.ui import show_error
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.environment import refusal
@@ -47,7 +49,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    add_completion=False,  # typer's own options take no name of a shell
 )
+completion_init()
 
 
 def _version(wanted: bool) -> None:
@@ -62,6 +66,12 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with every error")] = False,
+    install_completion: Annotated[
+        Shell | None, typer.Option(callback=install_script, is_eager=True, help="Install completion for this shell")
+    ] = None,
+    show_completion: Annotated[
+        Shell | None, typer.Option(callback=show_script, is_eager=True, help="Print this shell's completion script")
+    ] = None,
 ) -> None:
     if debug:
         os.environ["TRTFORGE_DEBUG"] = "1"

@@ -8,10 +8,21 @@ from typing import Annotated
 
 import typer
 
+from trtforge.cli import completion
 from trtforge.cli.options import Json
 from trtforge.cli.ui import Ui
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+FILES = ("recipe-file", "manifest")
+
+
+def names() -> list[str]:
+    """Everything that has a schema."""
+    from trtforge.cli.results import RESULTS
+
+    return [*RESULTS, *FILES]
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +32,12 @@ def register(app: typer.Typer) -> None:
 def schema(
     result: Annotated[
         str | None,
-        typer.Argument(metavar="RESULT", help="A result's name, e.g. build; none lists them", show_default=False),
+        typer.Argument(
+            metavar="RESULT",
+            help="A result's name, e.g. build; none lists them",
+            show_default=False,
+            autocompletion=completion.results,
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -32,12 +48,10 @@ def schema(
     from trtforge.cli.results import RESULTS
     from trtforge.errors.usage import UnknownSchema
 
-    files = ("recipe-file", "manifest")
-    names = [*RESULTS, *files]
     if result is None:
         ui = Ui(json=json)
-        ui.say("\n".join(names))
-        ui.result("schema-list", {"names": names})
+        ui.say("\n".join(names()))
+        ui.result("schema-list", {"names": names()})
         return
     if result == "recipe-file":
         from trtforge.recipe.schema import json_schema
@@ -53,7 +67,7 @@ def schema(
         value = {"$schema": DIALECT, **TypeAdapter(RESULTS[result]).json_schema()}
         value["properties"]["schema"] = {"const": f"trtforge.{result}/1"}
     else:
-        near = get_close_matches(result, names, n=1)
+        near = get_close_matches(result, names(), n=1)
         raise UnknownSchema(
             f"there is no result `{result}`", why=f"did you mean `{near[0]}`?" if near else "", next="trtforge schema"
         )

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from trtforge.cli import completion
 from trtforge.cli.options import Json
 from trtforge.cli.ui import Ui
 
@@ -15,7 +16,12 @@ def register(app: typer.Typer) -> None:
 
 
 def targets(
-    key: Annotated[str | None, typer.Argument(help="Show one target in full", show_default=False)] = None,
+    key: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="KEY", help="Show one target in full", show_default=False, autocompletion=completion.target_keys
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the targets a recipe can name.
