@@ -57,6 +57,13 @@ def test_the_last_column_may_stick_out() -> None:
     assert body == ["  1.5  a/very/long/name/of/a/tensor:0", "22.25  b"]
 
 
+def test_a_long_word_at_the_end_sticks_out_and_stays_whole() -> None:
+    digest = "70fc8a799fd0b4b2ce1ffdefaa0d58069ac464858f4b2994792241cbd502da95"
+    header, body = draw(("what", "value"), [("digest of the graph", digest), ("weights", "inline, as told")], width=50)
+    assert header[0] == "what                 value"
+    assert body == [f"digest of the graph  {digest}", "weights              inline, as told"]
+
+
 def test_lines_end_between_words_only() -> None:
     assert fold("one two  three", 8) == ["one two", "three"]
     assert fold("a-long-word-with-hyphens b", 5) == ["a-long-word-with-hyphens", "b"]

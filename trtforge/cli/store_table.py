@@ -40,6 +40,7 @@ def show(ui: Ui, folder: Path, engines: list[StoredEngine]) -> None:
             for entry in engines
         ],
         right="size",
+        drop="size,precision,backend",
     )
     ui.result("inspect", {"kind": "store", "path": str(folder), "engines": engines})
 

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 
 GAP = "  "
+ENOUGH = 24  # columns that suffice for the last one: a longer word sticks out of the line
 NO_BREAK = "\xa0"
 """A space in a cell at which no line ends; printed as a plain space."""
 
@@ -84,6 +85,8 @@ def _widths(
         word = max((cells(word) for text in texts for word in text.split(" ")), default=0)
         least.append(max(longest if whole else word, *map(cells, columns[index].split(" "))))
         most.append(max(longest, least[-1], 0 if columns[index] in right else cells(columns[index])))
+    if columns[shown[-1]] not in right and not overhang:
+        least[-1] = min(least[-1], max(ENOUGH, cells(columns[shown[-1]])))
     room = width - len(GAP) * (len(shown) - 1)
     if sum(least[:-1]) + (cells(columns[shown[-1]]) if overhang else least[-1]) > room:
         return None
