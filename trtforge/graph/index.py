@@ -93,6 +93,15 @@ def used_names(node: NodeProto) -> list[str]:
     return list(names)
 
 
+def fresh_name(wanted: str, taken: set[str]) -> str:
+    """``wanted``, or with the first number that makes it new; the name is then taken."""
+    name, number = wanted, 1
+    while name in taken:
+        name, number = f"{wanted}_{number}", number + 1
+    taken.add(name)
+    return name
+
+
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     for attribute in node.attribute:
         if attribute.HasField("g"):

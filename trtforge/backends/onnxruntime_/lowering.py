@@ -32,7 +32,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from trtforge.backends.onnxruntime_ import biases
 from trtforge.backends.onnxruntime_.signs import nonnegative
-from trtforge.graph.index import Index
+from trtforge.graph.index import Index, fresh_name
 from trtforge.graph.model import Model
 from trtforge.graph.weights import Parked, park, read_tensor
 from trtforge.scales.codecs.prune import drop_unused_constants
@@ -365,11 +365,7 @@ class _Lowering:
         return name
 
     def _fresh(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self._taken:
-            name, number = f"{wanted}_{number}", number + 1
-        self._taken.add(name)
-        return name
+        return fresh_name(wanted, self._taken)
 
     def _replace_nodes(self, nodes: Iterable[NodeProto]) -> None:
         """Put a new node list in place. Copies, since the index holds the nodes; so it is made anew."""

@@ -19,7 +19,7 @@ from trtforge.errors.calibration import (
     QdqUnknownSkip,
     QdqWeightsInvalid,
 )
-from trtforge.graph.index import Index
+from trtforge.graph.index import Index, fresh_name
 from trtforge.graph.model import Model
 from trtforge.graph.weights import Parked, park, read_tensor
 from trtforge.recipe.models import Quantize
@@ -261,11 +261,7 @@ class _Writer:
         return name
 
     def _fresh(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self._taken:
-            name, number = f"{wanted}_{number}", number + 1
-        self._taken.add(name)
-        return name
+        return fresh_name(wanted, self._taken)
 
 
 def _linear(op: str, tensor: str, inputs: list[str], output: str, axis: int | None) -> NodeProto:
