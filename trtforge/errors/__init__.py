@@ -1,6 +1,18 @@
 """The catalogue of errors: one file per family, one class per error."""
 
-from trtforge.errors import backend, calibration, engine, environment, graph, recipe, targets, usage, verify
+from trtforge.errors import (
+    backend,
+    calibration,
+    engine,
+    environment,
+    graph,
+    recipe,
+    targets,
+    usage,
+    verify,
+    volume,
+    windows,
+)
 from trtforge.errors.base import EXIT_CODES, TrtforgeError, catalogue
 
 __all__ = [
@@ -16,4 +28,6 @@ __all__ = [
     "targets",
     "usage",
     "verify",
+    "volume",
+    "windows",
 ]

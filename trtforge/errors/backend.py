@@ -180,6 +180,17 @@ class BadThreads(TrtforgeError):
     title = "bad TRTFORGE_THREADS"
 
 
+class KernelNotCompiled(TrtforgeError):
+    """NVIDIA's runtime compiler (NVRTC) did not turn a plugin's CUDA source into a binary for the GPU.
+
+    Either the installed NVRTC is too old or too new to know the GPU's compute capability, or the source is wrong,
+    which happens after an edit in `plugins/`. The message holds NVRTC's first complaint.
+    """
+
+    code = "BLD301"
+    title = "CUDA kernel not compiled"
+
+
 class NeedsDevice(TrtforgeError):
     """This engine can only be compiled on the device it is for.
 

@@ -18,8 +18,9 @@ EXIT_CODES: dict[str, int] = {
     "ENG": 7,  # engine store, loading
     "VER": 8,  # verification missed its bound
     "ENV": 9,  # something this machine lacks
-    "LNT": 11,  # lint findings that are errors
     "KIT": 10,  # everything possible here was done; the device must finish it
+    "LNT": 11,  # lint findings that are errors
+    "VOL": 12,  # scans, and labels of their voxels
 }
 """Family prefix of an error code -> process exit code. 0 is success, 1 an internal error, 130 Ctrl-C."""
 

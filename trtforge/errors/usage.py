@@ -101,6 +101,28 @@ class OutIsNoFolder(TrtforgeError):
     title = "outputs go to a folder or a .json file"
 
 
+class NotForThisEngine(TrtforgeError):
+    """`trtforge run` was given an option that this engine has no use for.
+
+    `--out-dir`, `--truth`, `--picture`, `--html`, `--probabilities`, `--overlap`, `--weights` and `--mirror` are for
+    engines that segment volumes: their recipe has an input with `preprocess: {kind: volume}`.
+    """
+
+    code = "USE109"
+    title = "option of another kind of engine"
+
+
+class OneScanOnly(TrtforgeError):
+    """`trtforge run` was given several scans and an option that names one file.
+
+    `--out`, `--picture`, `--html` and `--probabilities` are for one scan. Results of several go to the folder
+    `--out-dir`; `--pictures` adds a picture of each.
+    """
+
+    code = "USE110"
+    title = "option for one scan"
+
+
 class LintFailed(TrtforgeError):
     """`trtforge lint` found something that would make the build fail, or the engine wrong, on its target.
 

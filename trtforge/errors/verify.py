@@ -59,3 +59,14 @@ class ReferenceMissing(TrtforgeError):
 
     code = "VER105"
     title = "FP32 model not found"
+
+
+class TruthBeyondClasses(TrtforgeError):
+    """The truth holds a label that the network does not know, so Dice over its classes would leave voxels out.
+
+    Usually the labels are of another data set, or use 255 for an ignored region. Map them to the network's classes, 0
+    for what is to count as background.
+    """
+
+    code = "VER106"
+    title = "truth has labels of unknown classes"

@@ -10,7 +10,7 @@ from trtforge.errors.base import TrtforgeError
 from trtforge.errors.recipe import BackendCannotTarget, Contradiction, WrongValue
 from trtforge.errors.targets import UnknownTarget
 from trtforge.recipe.document import KeyPath, Node, Where, dotted
-from trtforge.recipe.models import Engine, ImagePreprocess, Recipe
+from trtforge.recipe.models import Engine, ImagePreprocess, InputSpec, Recipe
 from trtforge.recipe.problems import node_at
 
 if TYPE_CHECKING:
@@ -204,6 +204,8 @@ def _input_problems(
                     next="write `format: linear`, or name a DLA target",
                 ),
             )
+        if spec.preprocess.kind == "volume" and (problem := _volume_problem(at, engine, spec, tree)) is not None:
+            yield (*at, "shape"), problem
         image = spec.preprocess
         if not isinstance(image, ImagePreprocess):
             continue
@@ -221,6 +223,22 @@ def _input_problems(
                     next=f"write `shape: [N, {wanted}]` with your batch for N, or change `preprocess`",
                 ),
             )
+
+
+def _volume_problem(path: KeyPath, engine: Engine, spec: InputSpec, tree: Node) -> TrtforgeError | None:
+    """Windows are [N, 1, D, H, W] in float32, and the network takes nothing else."""
+    if len(engine.inputs) > 1:
+        why = f"the network has the inputs {', '.join(f'`{name}`' for name in engine.inputs)}"
+        what, hint = "a network that is run window by window has one input", "write `kind: array` for each of them"
+    elif len(spec.shape) != 5 or spec.shape[1] != 1:
+        what = f"`{dotted((*path, 'shape'))}` is not the shape of windows of a volume"
+        why, hint = f"it is {list(spec.shape)}", "write [N, 1, D, H, W]: windows at once, one channel, the window"
+    elif spec.dtype != "float32":
+        what, why = f"`{dotted((*path, 'dtype'))}` is not `float32`", f"it is `{spec.dtype}`; volumes are normalised"
+        hint = "delete it"
+    else:
+        return None
+    return Contradiction(what, where=str(_at(tree, (*path, "shape"))), why=why, next=hint)
 
 
 def _crop_problem(path: KeyPath, image: ImagePreprocess, tree: Node) -> TrtforgeError | None:

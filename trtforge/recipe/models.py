@@ -83,7 +83,45 @@ class ArrayPreprocess(Strict):
     kind: Literal["array"] = Field(description="`array`: use the stored arrays as they are")
 
 
-Preprocess = Annotated[ImagePreprocess | ArrayPreprocess, Field(discriminator="kind")]
+class VolumePreprocess(Strict):
+    """A CT or MR volume to the network's grid, in this order: turn, resample, clip, normalise, fit."""
+
+    kind: Literal["volume"] = Field(
+        description="`volume`: a scan, brought to the network's grid and run window by window"
+    )
+    orientation: Annotated[str, StringConstraints(pattern=r"^[LRAPSI]{3}$")] | None = Field(
+        None, description="Turn the axes so that they run to these directions, e.g. IPL; left out: axes as stored"
+    )
+    spacing: tuple[PositiveReal, PositiveReal, PositiveReal] | None = Field(
+        None, description="Resample to this many millimetres a voxel, an axis each; left out: spacing as stored"
+    )
+    clip: tuple[Real, Real] | None = Field(None, description="Values are limited to this range, [low, high]")
+    mean: Real = Field(0.0, description="Subtracted after clipping")
+    std: PositiveReal = Field(1.0, description="Divided by, after the mean is subtracted")
+    pad: Real = Field(0.0, description="Value of padding, on the scale after `mean` and `std`")
+    multiple: Positive | None = Field(
+        None,
+        description="Bring axes to multiples of this: a remainder below half of it is cropped, a larger one padded",
+    )
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> VolumePreprocess:
+        if self.orientation is not None and len({_AXIS_OF[letter] for letter in self.orientation}) < 3:
+            raise ValueError(f"`orientation: {self.orientation}` names one axis twice; take one of LR, AP and SI each")
+        if self.clip is not None and self.clip[0] >= self.clip[1]:
+            raise ValueError(f"`clip: {list(self.clip)}` leaves nothing; write [low, high]")
+        return self
+
+
+_AXIS_OF = {"L": 0, "R": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+
+Preprocess = Annotated[ImagePreprocess | ArrayPreprocess | VolumePreprocess, Field(discriminator="kind")]
+
+PREPROCESSES: dict[str, type[BaseModel]] = {
+    "image": ImagePreprocess,
+    "array": ArrayPreprocess,
+    "volume": VolumePreprocess,
+}
 
 
 class InputSpec(Strict):
@@ -124,13 +162,42 @@ class Quantize(Strict):
     skip: tuple[str, ...] = Field((), description="Names of nodes that stay in floating point")
 
 
+class Windows(Strict):
+    """How a volume goes through the network: windows of the input's size, their weights, and what the classes mean."""
+
+    overlap: Annotated[float, Field(ge=0, lt=1), BeforeValidator(_real)] = Field(
+        0.5, description="Share of a window that the next one along an axis covers again"
+    )
+    weights: Literal["mlperf", "monai", "constant"] = Field(
+        "mlperf",
+        description="Weight of a window's voxels: `mlperf`: Gaussian of n/8 and its cube root (n: window length); "
+        "`monai`: Gaussian of n/8, at least 0.001; `constant`: all alike",
+    )
+    mirror: tuple[Literal["d", "h", "w"], ...] = Field(
+        (), description="Average over flips along these axes of the window: two runs for one axis, eight for three"
+    )
+    classes: tuple[str, ...] = Field((), description="Names of the classes, the background first")
+    per_volume: Positive = Field(
+        4, description="Windows that stand for a volume in calibration, and in `verify` but for `dice`"
+    )
+    seed: Annotated[int, Field(ge=0), BeforeValidator(_whole)] = Field(0, description="Decides which windows these are")
+
+    @model_validator(mode="after")
+    def _names_are_different(self) -> Windows:
+        if len(set(self.mirror)) < len(self.mirror) or len(set(self.classes)) < len(self.classes):
+            raise ValueError("`mirror` or `classes` says the same twice; remove one of them")
+        return self
+
+
 class Verify(Strict):
     """The bound a built engine must keep against the FP32 model, on samples not used for calibration."""
 
     set: str = Field(min_length=1, description="A sample set (YAML), relative to the recipe")
     against: Literal["onnxruntime-fp32"] = Field("onnxruntime-fp32", description="The reference: the model in FP32")
-    metric: Literal["cosine", "top1", "sqnr_db"] = Field(
-        "cosine", description="Cosine similarity, share of equal top-1 classes, or signal to quantization noise in dB"
+    metric: Literal["cosine", "top1", "sqnr_db", "dice"] = Field(
+        "cosine",
+        description="Cosine similarity, share of equal top-1 classes, signal to quantization noise in dB, or Dice of "
+        "whole volumes' labels against the reference's",
     )
     at_least: Real = Field(description="The bound, in the unit of `metric`")
     samples: Positive | None = Field(None, description="Use the first N samples of the set")
@@ -169,6 +236,9 @@ class Engine(Strict):
 
     model: ModelSource = Field(description="Where the ONNX model comes from")
     inputs: dict[str, InputSpec] = Field(description="The network's inputs by name, each with its shape")
+    windows: Windows | None = Field(
+        None, description="For an input with `preprocess: {kind: volume}`: how volumes go through the network"
+    )
     surgery: tuple[str, ...] = Field((), description="Surgery passes, in this order; see `trtforge surgery --list`")
     precision: Precision = Field("int8", description="What most layers compute in; `int8` needs `calibration`")
     calibration: Calibration | None = Field(None, description="Where the INT8 ranges come from")
@@ -178,6 +248,24 @@ class Engine(Strict):
     workspace: Annotated[str, StringConstraints(pattern=r"^[1-9]\d*(KiB|MiB|GiB)$")] = Field(
         "1GiB", description="Scratch memory the compiler may use on the device"
     )
+
+    @property
+    def volume_input(self) -> str | None:
+        """Name of the input that takes windows of a volume; None where samples go in whole."""
+        return next((name for name, spec in self.inputs.items() if spec.preprocess.kind == "volume"), None)
+
+    @property
+    def sliding(self) -> Windows:
+        """``windows``, or its defaults where the recipe is silent."""
+        return self.windows or Windows()
+
+    @model_validator(mode="after")
+    def _windows_are_of_a_volume(self) -> Engine:
+        if self.windows is not None and self.volume_input is None:
+            raise ValueError("`windows` is for an input with `preprocess: {kind: volume, ...}`, and there is none")
+        if self.verify is not None and self.verify.metric == "dice" and self.volume_input is None:
+            raise ValueError("`metric: dice` compares labels of volumes, and no input has `preprocess: {kind: volume}`")
+        return self
 
     @model_validator(mode="after")
     def _int8_needs_ranges(self) -> Engine:

@@ -14,13 +14,14 @@ from pydantic_core import ErrorDetails
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.recipe import Contradiction, InvalidRecipe, MissingKey, UnknownKey, WrongValue
 from trtforge.recipe.document import KeyPath, Node, dotted, kind_of
-from trtforge.recipe.models import ArrayPreprocess, ImagePreprocess, Recipe
+from trtforge.recipe.models import PREPROCESSES, Recipe
 
 MAX_LISTED = 10
 
 PATTERNS = {
     r"^[0-9a-f]{64}$": "64 lower-case hexadecimal digits (sha256sum FILE prints them)",
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$": "at most 100 letters, digits, `.`, `_` and `-`, the first a letter or digit",
+    r"^[LRAPSI]{3}$": "three of the letters LR, AP and SI, such as IPL or RAS",
     r"^[1-9]\d*(KiB|MiB)$": "a size such as 512KiB or 1MiB",
     r"^[1-9]\d*(KiB|MiB|GiB)$": "a size such as 512MiB or 1GiB",
 }
@@ -159,14 +160,14 @@ def _as_list(details: ErrorDetails, node: Node) -> str:
 def _unknown_key(path: KeyPath, node: Node, kind: str) -> UnknownKey:
     *parent, key = path
     model = _model_at(tuple(parent))
-    if model is ImagePreprocess and kind == "array":
-        model = ArrayPreprocess
+    if model in PREPROCESSES.values():
+        model = PREPROCESSES.get(kind, model)
     allowed = sorted(model.model_fields) if model else []
     close = difflib.get_close_matches(str(key), allowed, n=1)
     if close:
         hint = f"did you mean `{close[0]}`?"
-    elif model is ArrayPreprocess and key in ImagePreprocess.model_fields:
-        hint = f"`{key}` goes with `kind: image`"
+    elif model in PREPROCESSES.values() and (kinds := _kinds_with(str(key))):
+        hint = f"`{key}` goes with {' or '.join(f'`kind: {name}`' for name in kinds)}"
     elif homes := _homes(str(key)):
         hint = f"`{key}` belongs in {' or '.join(homes)}"
     else:
@@ -175,6 +176,10 @@ def _unknown_key(path: KeyPath, node: Node, kind: str) -> UnknownKey:
     return UnknownKey(
         f"unknown key `{key}` in {place}", where=str(node.key_at), why=f"allowed there: {', '.join(allowed)}", next=hint
     )
+
+
+def _kinds_with(key: str) -> list[str]:
+    return [name for name, model in PREPROCESSES.items() if key in model.model_fields]
 
 
 def _missing_key(path: KeyPath, node: Node, tree: Node) -> MissingKey:
@@ -264,6 +269,7 @@ def _homes(key: str) -> list[str]:
         "`model`": ("engines", "", "model"),
         "an input": ("engines", "", "inputs", ""),
         "`preprocess`": ("engines", "", "inputs", "", "preprocess"),
+        "`windows`": ("engines", "", "windows"),
         "`calibration`": ("engines", "", "calibration"),
         "`quantize`": ("engines", "", "quantize"),
         "`verify`": ("engines", "", "verify"),

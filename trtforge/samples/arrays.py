@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import struct
-import tokenize
 import zipfile
-import zlib
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,8 @@ from trtforge.errors.calibration import (
     SampleUnreadable,
     SampleUnsupported,
 )
+from trtforge.volumes.decode import DECODE_ERRORS
+from trtforge.volumes.nifti import NiftiFile
 
 if TYPE_CHECKING:
     from trtforge.recipe.models import InputSpec
@@ -26,24 +26,6 @@ Array = np.ndarray[Any, Any]
 
 NIFTI = (".nii", ".nii.gz")
 ARRAYS = (".npy", ".npz", *NIFTI)
-
-_DECODE_ERRORS = (  # what numpy, zipfile and nibabel raise on damaged files, found by fuzzing
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    IndexError,
-    TypeError,
-    OverflowError,
-    MemoryError,
-    NotImplementedError,
-    RuntimeError,
-    SyntaxError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def load_array(path: Path, where: str, name: str, spec: InputSpec) -> Array:
@@ -63,7 +45,7 @@ def load_array(path: Path, where: str, name: str, spec: InputSpec) -> Array:
             return _read_npz(path, where, name, spec)
         if lower.endswith(NIFTI):
             return _read_nifti(path, where, spec)
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise _unreadable(path, where, error) from error
     raise SampleUnsupported(
         "this is no array",
@@ -112,22 +94,22 @@ def _read_npz(path: Path, where: str, name: str, spec: InputSpec) -> Array:
 
 
 def _read_nifti(path: Path, where: str, spec: InputSpec) -> Array:
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.imageglobals import LoggingOutputSuppressor
     from nibabel.spatialimages import HeaderDataError
-    from nibabel.wrapstruct import WrapStructError
 
     try:
-        with LoggingOutputSuppressor():  # it comments on orientation fields, which play no part here
-            volume: Any = nibabel.load(path)
-        full = _full_shape(tuple(volume.shape), where, spec)
-        if spec.dtype.startswith("float"):
-            return np.asarray(volume.dataobj, dtype=spec.dtype).reshape(full)
-        _check_dtype(volume.dataobj.dtype if volume.dataobj.slope == 1 else np.dtype("float64"), where, spec)
-        return np.ascontiguousarray(volume.dataobj.get_unscaled(), dtype=spec.dtype).reshape(full)
-    except (ImageFileError, HeaderDataError, WrapStructError) as error:
+        file = NiftiFile.open(path)
+        full = _full_shape(file.shape, where, spec)
+        if not spec.dtype.startswith("float"):
+            _check_dtype(file.dtype, where, spec)
+        values = np.empty(prod(full), spec.dtype)
+        position = 0
+        with np.errstate(all="ignore"):  # what becomes infinite is refused as such
+            for chunk in file.chunks():
+                values[position : position + len(chunk)] = chunk
+                position += len(chunk)
+    except HeaderDataError as error:
         raise _unreadable(path, where, error) from error
+    return np.ascontiguousarray(values.reshape(file.shape, order="F")).reshape(full)
 
 
 def _full_shape(shape: tuple[int, ...], where: str, spec: InputSpec) -> tuple[int, ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,3 +37,10 @@ class SampleSet(Protocol):
 
         The receipt keeps ``inputs`` (everything, where it is missing); tables that differ in it are not merged.
         """
+
+
+@runtime_checkable
+class Skippable(Protocol):
+    """A sample set that can leave samples out without reading them: what a resumed calibration has done already."""
+
+    def without(self, ids: Collection[str]) -> SampleSet: ...

@@ -20,10 +20,14 @@ _MAX_BYTES = 64 << 20  # a list of paths; more is another file by mistake
 
 @dataclass(frozen=True)
 class FileRef:
-    """A path, glob or ``package:`` reference as written, and the sha256 it is pinned to, if any."""
+    """A path, glob or ``package:`` reference as written, the sha256 it is pinned to, and a scan's labels, if any.
+
+    ``labels``: a path relative to the set, in which ``{folder}`` and ``{name}`` stand for the scan's.
+    """
 
     text: str
     pin: str | None = None
+    labels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,17 @@ def _entry(path: Path, items: Any, index: int) -> Entry:
 
 
 def _ref(value: Any, where: str) -> FileRef:
-    """A reference from ``path`` or ``{file: path, sha256: hex}``."""
+    """A reference from ``path`` or ``{file: path, sha256: hex, labels: path}``."""
     if isinstance(value, str) and value.strip():
         return FileRef(value.strip())
-    if not isinstance(value, Mapping) or not set(value) <= {"file", "sha256"} or not isinstance(value.get("file"), str):
+    if (
+        not isinstance(value, Mapping)
+        or not set(value) <= {"file", "sha256", "labels"}
+        or not isinstance(value.get("file"), str)
+        or not isinstance(value.get("labels", ""), str)
+    ):
         raise SetUnreadable(
-            "an entry is a path, `{file: PATH, sha256: HEX}`, or a mapping from input names to these",
+            "an entry is a path, `{file: PATH, sha256: HEX, labels: PATH}`, or a mapping from input names to these",
             where=where,
             why=f"found {_shown(value)}",
         )
@@ -133,7 +142,7 @@ def _ref(value: Any, where: str) -> FileRef:
         raise SetUnreadable(
             "`sha256` is 64 lower-case hexadecimal digits", where=where, next=f"sha256sum {value['file']}"
         )
-    return FileRef(value["file"].strip(), pin)
+    return FileRef(value["file"].strip(), pin, value.get("labels"))
 
 
 def _shown(value: Any) -> str:

@@ -11,35 +11,38 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtforge.digest import digest_json, sha256_file
 from trtforge.errors.calibration import (
     EmptySet,
-    SampleChanged,
     SampleInputs,
     SampleNotFinite,
     SampleRepeated,
-    SampleUnreadable,
     SampleUnsupported,
     TooFewSamples,
 )
+from trtforge.recipe.models import Windows
 from trtforge.samples.base import Sample, SampleSet
 from trtforge.samples.entries import Entry, read_description
-from trtforge.samples.sources import SourceFile, given, resolve
+from trtforge.samples.listed import Listed, preprocessing
+from trtforge.samples.sources import SourceFile, beside, given, resolve
 from trtforge.samples.specs import check_image_spec
 
 if TYPE_CHECKING:
     import numpy as np
 
     from trtforge.recipe.models import InputSpec
+    from trtforge.samples.volumes import VolumeSamples
 
 
-def open_set(path: Path, inputs: Mapping[str, InputSpec], *, limit: int | None = None) -> SampleSet:
+def open_set(
+    path: Path, inputs: Mapping[str, InputSpec], *, limit: int | None = None, windows: Windows | None = None
+) -> FileSamples | VolumeSamples:
     """The samples a YAML set lists, in its order, preprocessed for ``inputs``. Nothing is decoded yet.
 
     Args:
         path: the YAML file; see :class:`trtforge.errors.calibration.SetUnreadable` for what it may say.
         inputs: input name -> shape, type and preprocessing of the network.
-        limit: use the first ``limit`` samples; the set must have as many.
+        limit: use the first ``limit`` samples (for a volume input: scans); the set must have as many.
+        windows: which windows of a scan are samples, where the input takes windows; None: the defaults.
 
     Raises: CAL101-105, CAL108, CAL111-113; iterating raises CAL105-111.
     """
@@ -56,7 +59,12 @@ def open_set(path: Path, inputs: Mapping[str, InputSpec], *, limit: int | None =
             next=f"set `samples: {len(listed)}`, or drop it to use the whole set",
         )
     _check_specs(inputs)
-    return FileSamples(description.name, tuple(listed[:limit]), inputs, description.licence)
+    chosen = tuple(listed[:limit])
+    if any(spec.preprocess.kind == "volume" for spec in inputs.values()):
+        from trtforge.samples.volumes import VolumeSamples
+
+        return VolumeSamples(description.name, chosen, dict(inputs), windows or Windows(), description.licence)
+    return FileSamples(description.name, chosen, inputs, description.licence)
 
 
 def open_files(paths: Sequence[Path], inputs: Mapping[str, InputSpec]) -> SampleSet:
@@ -67,43 +75,8 @@ def open_files(paths: Sequence[Path], inputs: Mapping[str, InputSpec]) -> Sample
     listed = []
     for file in given(list(paths)):
         _one_file_feeds_all(file, inputs, str(file.path))
-        listed.append(_Listed(file.id, str(file.path), dict.fromkeys(inputs, file)))
+        listed.append(Listed(file.id, str(file.path), dict.fromkeys(inputs, file)))
     return FileSamples("files", tuple(listed), inputs)
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """A sample not yet decoded. ``files``: input name -> file."""
-
-    id: str
-    where: str
-    files: Mapping[str, SourceFile]
-
-    def digest(self) -> str:
-        """sha256 of the one file, or the digest of input name -> sha256. Raises CAL106, CAL107."""
-        hashed = {file.path: self._sha256(file) for file in self.files.values()}
-        if len(hashed) == 1:
-            return next(iter(hashed.values()))
-        return digest_json({name: hashed[file.path] for name, file in self.files.items()})
-
-    def _sha256(self, file: SourceFile) -> str:
-        try:
-            found = sha256_file(file.path)
-        except OSError as error:
-            raise SampleUnreadable(
-                "the file cannot be read",
-                where=file.id,
-                why=error.strerror or str(error),
-                next=f"make it readable: ls -l {file.path}",
-            ) from error
-        if file.pin is not None and found != file.pin:
-            raise SampleChanged(
-                f"`{file.id}` is not the file this set was written for",
-                where=self.where,
-                why=f"sha256 is {found}, the set says {file.pin}",
-                next="restore the file, or update `sha256` in the set",
-            )
-        return found
 
 
 @dataclass(frozen=True)
@@ -111,7 +84,7 @@ class FileSamples:
     """A SampleSet of files: every iteration decodes one sample at a time."""
 
     name: str
-    listed: tuple[_Listed, ...]
+    listed: tuple[Listed, ...]
     inputs: Mapping[str, InputSpec]
     licence: str = ""
 
@@ -156,32 +129,21 @@ class FileSamples:
         return array
 
 
-def preprocessing(inputs: Mapping[str, InputSpec]) -> dict[str, Any]:
-    """JSON-able: what is done to each input; leaves the batch out, which ranges do not depend on."""
-    return {
-        name: {
-            "shape": list(spec.shape[1:]),
-            "dtype": spec.dtype,
-            "preprocess": spec.preprocess.model_dump(mode="json"),
-        }
-        for name, spec in inputs.items()
-    }
-
-
 def _check_specs(inputs: Mapping[str, InputSpec]) -> None:
     for name, spec in inputs.items():
         if spec.preprocess.kind == "image":
             check_image_spec(name, spec)
 
 
-def _listed(entry: Entry, folder: Path, inputs: Mapping[str, InputSpec]) -> list[_Listed]:
+def _listed(entry: Entry, folder: Path, inputs: Mapping[str, InputSpec]) -> list[Listed]:
     """The samples of one entry: a glob gives many, a mapping gives one."""
     single = entry.refs.get(None)
     if single is not None:
         files = resolve(single.text, folder, where=entry.where, pin=single.pin)
         for file in files:
             _one_file_feeds_all(file, inputs, entry.where)
-        return [_Listed(file.id, entry.where, dict.fromkeys(inputs, file)) for file in files]
+        labels = {file: beside(single.labels, file.path, folder) for file in files} if single.labels else {}
+        return [Listed(file.id, entry.where, dict.fromkeys(inputs, file), labels.get(file)) for file in files]
     if set(entry.refs) != set(inputs):
         raise SampleInputs(
             "the entry does not name the inputs of the network",
@@ -200,7 +162,7 @@ def _listed(entry: Entry, folder: Path, inputs: Mapping[str, InputSpec]) -> list
                 next="write one entry for each sample",
             )
         chosen[name] = found[0]
-    return [_Listed(" + ".join(file.id for file in chosen.values()), entry.where, chosen)]
+    return [Listed(" + ".join(file.id for file in chosen.values()), entry.where, chosen)]
 
 
 def _one_file_feeds_all(file: SourceFile, inputs: Mapping[str, InputSpec], where: str) -> None:
@@ -214,8 +176,8 @@ def _one_file_feeds_all(file: SourceFile, inputs: Mapping[str, InputSpec], where
         )
 
 
-def _refuse_repeats(listed: Sequence[_Listed]) -> None:
-    first: dict[str, _Listed] = {}
+def _refuse_repeats(listed: Sequence[Listed]) -> None:
+    first: dict[str, Listed] = {}
     for item in listed:
         if item.id in first:
             raise SampleRepeated(

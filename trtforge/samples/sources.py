@@ -85,6 +85,17 @@ def given(paths: list[Path]) -> list[SourceFile]:
     return files
 
 
+def beside(pattern: str, scan: Path, folder: Path) -> Path:
+    """The file that goes with a scan: `{folder}` stands for its folder, `{name}` for its name without the format.
+
+    A pattern without `{folder}` is relative to ``folder``.
+    """
+    from trtforge.volumes.volume import stem
+
+    path = Path(pattern.replace("{folder}", str(scan.parent)).replace("{name}", stem(scan)))
+    return path if "{folder}" in pattern else folder / path
+
+
 def _locate(text: str, folder: Path, where: str) -> tuple[str, Path, str]:
     """(prefix of the ids, root folder, path or glob below the root)."""
     if not text.startswith(PACKAGE):
