@@ -1,0 +1,25 @@
+"""What the loop will take, told before it starts."""
+
+from __future__ import annotations
+
+from math import prod
+
+from trtforge.runtime.windows.blocks import Blocks
+from trtforge.runtime.windows.loop import Window
+from trtforge.volumes.windows import WindowGrid
+
+
+def predict(grid: WindowGrid, window: Window, *, probabilities: bool = False) -> dict[str, int]:
+    """Bytes of everything that the loop holds, by name; the network's own memory is not among it.
+
+    The largest sum of blocks alive is exact for the compiled accumulator and an upper bound for NumPy's.
+    """
+    blocks = Blocks.of(grid)
+    voxels, batch = prod(grid.shape), window.batch * prod(grid.window) * 4
+    parts = {
+        "volume": voxels * 4,
+        "labels": voxels,
+        "accumulator": blocks.most_alive * blocks.slot * max(window.channels - 1, 1) * 4,
+        "windows and logits": 2 * batch * (1 + window.channels),
+    }
+    return parts | ({"probabilities": voxels * window.classes * 4} if probabilities else {})
