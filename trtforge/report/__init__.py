@@ -1,0 +1,1 @@
+"""Reports: a segmentation made visible, as one picture and as one page."""
