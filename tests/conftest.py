@@ -36,6 +36,24 @@ engines:
 """
 
 
+SCAN = """\
+target: host
+backend: onnxruntime
+engines:
+  seg:
+    model: {onnx: ../models/seg.onnx}
+    inputs:
+      x:
+        shape: [1, 1, 8, 8, 8]
+        preprocess: {kind: volume, orientation: IPL, clip: [-100, 300], std: 100}
+    windows: {classes: [background, organ, lesion], per_volume: 2}
+    surgery: [infer-shapes]
+    precision: int8
+    calibration: {set: ../data/ward.yaml}
+    verify: {set: ../data/ward_held.yaml, metric: dice, at_least: 0.9}
+"""
+
+
 @dataclass(frozen=True)
 class Done:
     """A command that ended: its exit code and what it printed."""
@@ -60,7 +78,7 @@ class Workshop:
         self.cache = root / ".cache"
         self.store = root / "engines" / "host"
         for name in ("recipes", "models", "data"):
-            (root / name).mkdir()
+            (root / name).mkdir(exist_ok=True)
         (root / "pyproject.toml").touch()  # marks the project's root
         self.write_model()
         self.write_set("cal", range(6))
@@ -204,6 +222,68 @@ class Workshop:
         import numpy as np
 
         return np.random.default_rng(seed)
+
+
+class Ward(Workshop):
+    """A workshop with a network that segments scans: `recipes/scan.yaml`, and scans that it segments without a flaw.
+
+    It knows an organ of 50 HU and a lesion of 200 HU in it, by their values alone.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.write_network()
+        for number in range(1, 6):
+            self.write_scan(f"case_{number}", number)
+        listed = {"ward": (1, 2, 3), "ward_held": (4, 5)}
+        for name, numbers in listed.items():
+            lines = [
+                f'  - {{file: case_{n}/imaging.nii.gz, labels: "{{folder}}/segmentation.nii.gz"}}\n' for n in numbers
+            ]
+            (root / "data" / f"{name}.yaml").write_text("samples:\n" + "".join(lines))
+        self.recipe("scan", SCAN)
+
+    def write_network(self) -> None:
+        """Scores 0, x and 2x - 1: class 1 above 0, class 2 above 1."""
+        import numpy as np
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+
+        weight = np.array([0, 1, 2], np.float32).reshape(3, 1, 1, 1, 1)
+        graph = helper.make_graph(
+            [helper.make_node("Conv", ["x", "w", "b"], ["y"], name="conv")],
+            "seg",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, "d", "h", "w_"])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, "d", "h", "w_"])],
+            [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.array([0, 0, -1], np.float32), "b")],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        onnx.save(model, self.root / "models" / "seg.onnx")
+
+    def write_scan(self, name: str, seed: int, shape: tuple[int, int, int] = (10, 12, 9)) -> Path:
+        """`data/NAME/imaging.nii.gz` and its truth, voxels of 2 x 1 x 1 mm, axes to inferior, posterior, left."""
+        import nibabel
+        import numpy as np
+
+        rng = self.rng(seed)
+        grid = np.indices(shape).astype(float)
+        middle = np.array(shape)[:, None, None, None] / 2 + rng.uniform(-1, 1, (3, 1, 1, 1))
+        distance = (((grid - middle) / np.array(shape)[:, None, None, None]) ** 2).sum(axis=0)
+        truth = (distance < 0.12).astype(np.uint8) + (distance < 0.03)
+        values = np.array([-50, 50, 200])[truth] + rng.integers(-20, 21, shape)
+        affine = np.array([[0, 0, -1, 30], [0, -1, 0, 20], [-2, 0, 0, 10], [0, 0, 0, 1]], float)
+        folder = self.root / "data" / name
+        folder.mkdir(exist_ok=True)
+        for file, voxels in (("imaging", values.astype(np.int16)), ("segmentation", truth.astype(np.uint8))):
+            image = nibabel.Nifti1Image(voxels, affine)
+            image.header.set_xyzt_units("mm")
+            nibabel.save(image, folder / f"{file}.nii.gz")
+        return folder / "imaging.nii.gz"
+
+
+@pytest.fixture
+def ward(workshop: Workshop) -> Ward:
+    return Ward(workshop.root)
 
 
 @pytest.fixture

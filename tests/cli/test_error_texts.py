@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +23,24 @@ ORIN = (("target: host", "target: orin-agx-64gb/gpu"), ("backend: onnxruntime", 
 
 @dataclass(frozen=True)
 class Case:
-    """``prepare`` brings about what is wrong; ``command`` is what a person types then."""
+    """``prepare`` brings about what is wrong; ``command`` is what a person types then.
+
+    ``fixture``: the project it happens in; `ward` has scans, and its engine for them is built.
+    """
 
     command: str
     prepare: Callable[[Any, pytest.MonkeyPatch], object] = lambda workshop, monkeypatch: None
+    fixture: str = "workshop"
 
 
 CASES: dict[str, Case] = {}
 
 
-def case(name: str, command: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
+def case(
+    name: str, command: str, fixture: str = "workshop"
+) -> Callable[[Callable[..., object]], Callable[..., object]]:
     def keep(prepare: Callable[..., object]) -> Callable[..., object]:
-        CASES[name] = Case(command, prepare)
+        CASES[name] = Case(command, prepare, fixture)
         return prepare
 
     return keep
@@ -350,16 +357,213 @@ def _(workshop, monkeypatch) -> None:
     workshop.bend("orin", *ORIN)
 
 
-CASES["out-is-no-folder"] = Case("run net data/7.npy --out scores.txt")
+@case("out-is-no-folder", "run engines/host/net data/7.npy --out scores.txt")
+def _(workshop, monkeypatch) -> None:
+    workshop.build()
+
+
 CASES["out-is-a-file"] = Case("calibrate recipes/host.yaml --quiet --out models/net.onnx")
+
+
+@case("option-for-scans", "run engines/host/net data/7.npy --truth labels.nii.gz")
+def _(workshop, monkeypatch) -> None:
+    workshop.build()
+
+
+# -- scans -------------------------------------------------------------------------------------------------
+
+SEG = "run engines/scan/seg"
+ONE = "data/case_4/imaging.nii.gz"
+
+
+def on_scans(name: str, command: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    return case(name, command, "ward")
+
+
+def bent(source: Any, **header: Any) -> None:
+    """The scan of case 4 with another header."""
+    import nibabel
+
+    path = source.root / ONE
+    image = nibabel.load(path)
+    for name, value in header.items():
+        image.header[name] = value
+    nibabel.Nifti1Image(image.get_fdata(), None, image.header).to_filename(path)
+
+
+@on_scans("scan-missing", f"{SEG} data/case_9/imaging.nii.gz")
+def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans("scan-pattern-matches-nothing", f"{SEG} data/cases/*.nii.gz --out-dir labels")
+def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans("scan-truncated", f"{SEG} {ONE}")
+def _(ward, monkeypatch) -> None:
+    path = ward.root / ONE
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@on_scans("scan-of-two-dimensions", f"{SEG} {ONE}")
+def _(ward, monkeypatch) -> None:
+    import nibabel
+    import numpy as np
+
+    nibabel.Nifti1Image(np.zeros((4, 5), np.int16), np.eye(4)).to_filename(ward.root / ONE)
+
+
+@on_scans("scan-over-time", f"{SEG} {ONE}")
+def _(ward, monkeypatch) -> None:
+    import nibabel
+    import numpy as np
+
+    nibabel.Nifti1Image(np.zeros((8, 8, 8, 3), np.int16), np.eye(4)).to_filename(ward.root / ONE)
+
+
+@on_scans("scan-without-voxels", f"{SEG} {ONE}")
+def _(ward, monkeypatch) -> None:
+    import nibabel
+    import numpy as np
+
+    nibabel.Nifti1Image(np.zeros((8, 0, 8), np.int16), np.eye(4)).to_filename(ward.root / ONE)
+
+
+@on_scans("scan-with-nan", f"{SEG} {ONE}")
+def _(ward, monkeypatch) -> None:
+    import nibabel
+    import numpy as np
+
+    voxels = np.zeros((8, 9, 10), np.float32)
+    voxels[3, 4, 5] = np.nan
+    nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(ward.root / ONE)
+
+
+@on_scans("scan-without-spacing", f"{SEG} {ONE}")
+def _(ward, monkeypatch) -> None:
+    import gzip
+
+    path = ward.root / ONE
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[80:84] = bytes(4)  # pixdim[1]
+    path.write_bytes(gzip.compress(bytes(data)))
+
+
+@on_scans("scan-in-metres", f"{SEG} {ONE}")
+def _(ward, monkeypatch) -> None:
+    bent(ward, xyzt_units=1)
+
+
+@on_scans("truth-of-another-shape", f"{SEG} {ONE} --truth other.nii.gz")
+def _(ward, monkeypatch) -> None:
+    import nibabel
+    import numpy as np
+
+    nibabel.Nifti1Image(np.zeros((10, 12, 8), np.uint8), np.eye(4)).to_filename(ward.root / "other.nii.gz")
+
+
+@on_scans("truth-on-another-grid", f"{SEG} {ONE} --truth other.nii.gz")
+def _(ward, monkeypatch) -> None:
+    import nibabel
+    import numpy as np
+
+    affine = nibabel.load(ward.root / ONE).affine.copy()
+    affine[0, 3] += 4
+    nibabel.Nifti1Image(np.zeros((10, 12, 9), np.uint8), affine).to_filename(ward.root / "other.nii.gz")
+
+
+@on_scans("truth-of-unknown-classes", f"{SEG} {ONE} --truth other.nii.gz")
+def _(ward, monkeypatch) -> None:
+    import nibabel
+    import numpy as np
+
+    affine = nibabel.load(ward.root / ONE).affine
+    nibabel.Nifti1Image(np.full((10, 12, 9), 7, np.uint8), affine).to_filename(ward.root / "other.nii.gz")
+
+
+@on_scans("labels-of-another-format", f"{SEG} {ONE} --out labels.png")
+def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans("labels-into-a-file", f"{SEG} {ONE} --out models/seg.onnx/labels.nii.gz")
+def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans("one-file-for-two-scans", f"{SEG} {ONE} data/case_5/imaging.nii.gz --out labels.nii.gz")
+def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans("two-scans-of-one-name", f"{SEG} {ONE} {ONE} --out-dir out")
+def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans("scan-larger-than-memory", f"{SEG} {ONE} --out labels.nii.gz")
+def _(ward, monkeypatch) -> None:
+    monkeypatch.setattr("trtforge.memory.available", lambda: 1000)
+
+
+@on_scans("scores-are-nan", f"{SEG} {ONE} --out labels.nii.gz")
+def _(ward, monkeypatch) -> None:
+    import numpy as np
+
+    from trtforge.backends.onnxruntime_.session import OnnxruntimeSession
+
+    run = OnnxruntimeSession.run
+    monkeypatch.setattr(
+        OnnxruntimeSession, "run", lambda self, feed: {name: a * np.nan for name, a in run(self, feed).items()}
+    )
+
+
+@on_scans("prepared-for-another-network", f"{SEG} prepared/case_4/imaging.nii")
+def _(ward, monkeypatch) -> None:
+    assert ward.forge("prepare", "kits19", "data", "prepared", "--cases", "case_4").code == 0
+
+
+@on_scans("nothing-to-prepare", "prepare kits19 models prepared")
+def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans("unknown-case", "prepare kits19 data prepared --cases validation")
+def _(ward, monkeypatch) -> None: ...
+
+
+@case("network-is-not-voxelwise", "build recipes/odd.yaml --quiet", "ward")
+def _(ward, monkeypatch) -> None:
+    import onnx
+
+    model = onnx.load(ward.root / "models" / "seg.onnx")
+    model.graph.node.append(onnx.helper.make_node("ArgMax", ["y"], ["l"], name="argmax", axis=1))
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("l", onnx.TensorProto.INT64, None))
+    onnx.save(model, ward.root / "models" / "seg.onnx")
+    recipe = (ward.root / "recipes" / "scan.yaml").read_text()
+    text = recipe.replace("precision: int8", "precision: fp32").replace("calibration: {set: ../data/ward.yaml}", "")
+    ward.recipe("odd", text)
 
 
 # ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def engine_of_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engine store of a ward, built once."""
+    from tests.conftest import Ward
+
+    root = tmp_path_factory.mktemp("ward")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("TRTFORGE_CACHE", str(root / ".cache"))
+        patch.setenv("TRTFORGE_THREADS", "1")
+        Ward(root).build(recipe="scan")
+    return root / "engines"
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_error_text(name: str, workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_text(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = CASES[name]
+    workshop = request.getfixturevalue(chosen.fixture)
+    if chosen.fixture == "ward":
+        shutil.copytree(request.getfixturevalue("engine_of_scans"), workshop.root / "engines")
     chosen.prepare(workshop, monkeypatch)
     before = workshop.files()
     done = workshop.forge(*chosen.command.split())

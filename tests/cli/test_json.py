@@ -79,6 +79,26 @@ COMMANDS: list[tuple[str, list[str]]] = [
 ]
 
 
+ON_SCANS: list[tuple[str, list[str]]] = [
+    ("run-volumes", ["run", "engines/scan/seg", "data/case_4/imaging.nii.gz", "--out", "labels.nii.gz"]),
+    ("run-volumes", ["run", "engines/scan/seg", "data/case_*/imaging.nii.gz", "--out-dir", "out", "--against", "fp32"]),
+    (
+        "run-volumes",
+        ["run", "engines/scan/seg", "data/case_5/imaging.nii.gz", "--truth", "{folder}/segmentation.nii.gz"],
+    ),
+    ("prepare", ["prepare", "kits19", "data", "prepared"]),
+]
+
+
+def test_results_of_scans_are_of_their_schemas(ward, schema) -> None:
+    ward.build(recipe="scan")
+    for name, arguments in ON_SCANS:
+        done = ward.forge(*arguments, "--json")
+        assert done.code == 0, done.err
+        assert done.json["schema"] == f"trtforge.{name}/1"
+        jsonschema.validate(done.json, schema(name))
+
+
 @pytest.mark.parametrize(("name", "arguments"), COMMANDS, ids=lambda value: value if isinstance(value, str) else "")
 def test_every_result_is_one_object_of_its_schema(prepared, schema, name: str, arguments: Sequence[str]) -> None:
     done = prepared.forge(*arguments, "--json")
@@ -94,7 +114,7 @@ def test_every_schema_is_valid_and_shown_by_some_command(workshop, schema) -> No
     names = set(workshop.forge("schema").out.split())
     for name in names:
         jsonschema.Draft202012Validator.check_schema(schema(name))
-    assert names == {name for name, _ in COMMANDS} | {"error", "recipe-file", "manifest"}
+    assert names == {name for name, _ in [*COMMANDS, *ON_SCANS]} | {"error", "recipe-file", "manifest"}
 
 
 def test_the_committed_recipe_schema_is_the_one_printed(workshop) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trtforge.cli.ui import Ui, human_bytes
+from trtforge.cli.ui import Ui
+from trtforge.memory import human_bytes
 
 if TYPE_CHECKING:
     from trtforge.engines.manifest import Manifest

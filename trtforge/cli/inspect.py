@@ -10,8 +10,9 @@ import typer
 from trtforge.cli.engine_page import plan_header
 from trtforge.cli.engine_page import show as page
 from trtforge.cli.options import Json
-from trtforge.cli.ui import Ui, human_bytes
+from trtforge.cli.ui import Ui
 from trtforge.errors.usage import NoSuchFile, NothingToInspect
+from trtforge.memory import human_bytes
 
 FILES = (".onnx", ".tar", ".plan")
 SAMPLES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".npy", ".npz", ".nii", ".gz")

@@ -32,6 +32,7 @@ COMMANDS = (
     "build",
     "calibrate",
     "run",
+    "prepare",
     "inspect",
     "surgery",
     "scales",

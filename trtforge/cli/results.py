@@ -58,6 +58,35 @@ class Run(TypedDict):
     passed: bool | None
 
 
+class RunVolumes(TypedDict):
+    """``cases``: one object a scan; ``failed``: scan -> its error; ``means``: of Dice, against the truth and FP32.
+
+    ``passed`` is false when a bound was missed, else null. ``peak_memory``: of the process, in bytes.
+    """
+
+    schema: str
+    engine: str
+    backend: str
+    precision: str
+    windows: dict[str, Any]
+    accumulator: Literal["compiled", "numpy"]
+    peak_memory: int | None
+    seen_in_calibration: list[str]
+    passed: bool | None
+    cases: list[dict[str, Any]]
+    failed: dict[str, Any]
+    means: dict[str, dict[str, float]]
+
+
+class Prepare(TypedDict):
+    """``cases``: one object a case, with its shape and the digests of its files; ``failed``: case -> its error."""
+
+    schema: str
+    protocol: str
+    cases: list[dict[str, Any]]
+    failed: dict[str, Any]
+
+
 class StoredEngine(TypedDict):
     """``version`` is null for a kit; ``problem`` is empty unless the newest version cannot be read."""
 
@@ -242,6 +271,8 @@ RESULTS: dict[str, type] = {
     "lint": Lint,
     "recipe": RecipeShow,
     "run": Run,
+    "run-volumes": RunVolumes,
+    "prepare": Prepare,
     "scales-convert": ScalesConvert,
     "scales-diff": ScalesDiff,
     "scales-show": ScalesShow,

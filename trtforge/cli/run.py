@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,9 +14,10 @@ from trtforge.cli.engine_page import decibels
 from trtforge.cli.options import Json, NoProgress, Quiet
 from trtforge.cli.table import NO_BREAK
 from trtforge.cli.ui import Ui
-from trtforge.errors.usage import OutIsNoFolder
+from trtforge.errors.usage import NotForThisEngine, OutIsNoFolder
 
 if TYPE_CHECKING:
+    from trtforge.engines.store import EngineVersion
     from trtforge.pipeline.run import RunReport
 
 
@@ -24,6 +26,14 @@ class Against(StrEnum):
 
     fp32 = "fp32"
     none = "none"
+
+
+class Weights(StrEnum):
+    """Of a window's voxels; the words of the recipe's `windows.weights`."""
+
+    mlperf = "mlperf"
+    monai = "monai"
+    constant = "constant"
 
 
 def register(app: typer.Typer) -> None:
@@ -35,13 +45,44 @@ def run(
         str, typer.Argument(metavar="ENGINE", help="STORE/ENGINE, STORE/ENGINE/VERSION, or a name under engines/")
     ],
     samples: Annotated[
-        list[Path], typer.Argument(metavar="SAMPLES", help="Photographs, arrays, volumes, or one sample set (.yaml)")
+        list[str],
+        typer.Argument(
+            metavar="SAMPLES", help="Photographs, arrays, scans, quoted patterns, or one sample set (.yaml)"
+        ),
     ],
     against: Annotated[
-        Against, typer.Option("--against", help="Compare with the FP32 model in onnxruntime, or only run")
-    ] = Against.fp32,
+        Against | None,
+        typer.Option(
+            "--against",
+            help="Compare with the FP32 model in onnxruntime, or only run; scans are only run by default",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Outputs: a folder of .npz, or a .json for Polygraphy")
+        Path | None,
+        typer.Option("--out", help="Outputs: a folder of .npz, a .json for Polygraphy; labels of one scan (.nii.gz)"),
+    ] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out-dir", help="Scans: labels of each go here; finished ones are kept")
+    ] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option("--truth", help="Scans: true labels, for Dice; {folder} and {name} stand for the scan's"),
+    ] = None,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Scan: a PNG of three planes")] = None,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Scans: a PNG of each in --out-dir")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Scan: a page to look through it")] = None,
+    probabilities: Annotated[
+        Path | None, typer.Option("--probabilities", help="Scan: the probability of each class (.nii.gz)")
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option("--overlap", min=0, max=0.99, help="Scans: instead of the recipe's")
+    ] = None,
+    weights: Annotated[
+        Weights | None, typer.Option("--weights", help="Scans: of a window's voxels, instead of the recipe's")
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option("--mirror", metavar="AXES", help="Scans: average over flips along d, h, w, e.g. dhw")
     ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", help="The FP32 model, when it is not where it was at build time")
@@ -50,19 +91,43 @@ def run(
     quiet: Quiet = False,
     no_progress: NoProgress = False,
 ) -> None:
-    """Run an engine on samples and compare it with the FP32 model.
+    """Run an engine on samples and compare it with the FP32 model; on scans, segment them.
 
-    Exit code 8 when the recipe's `verify` bound is missed.
+    Exit code 8 when the recipe's `verify` bound is missed, 12 when a scan could not be segmented.
     """
     ui = Ui(json=json, quiet=quiet, progress=not no_progress)
-    if out is not None:
-        _check_out(out)
     from trtforge.engines.load import open_engine
     from trtforge.pipeline.run import run as execute
     from trtforge.pipeline.run import this_machine
+    from trtforge.pipeline.volumes import takes_volumes
 
+    single = {"probabilities": probabilities, "picture": picture, "html": html}
+    chosen = {"overlap": overlap, "weights": weights and weights.value, "mirror": mirror and tuple(mirror)}
+    overrides = {name: value for name, value in chosen.items() if value is not None}
     version = open_engine(engine, here=this_machine())
-    report = execute(version, samples, compare_with_fp32=against is Against.fp32, model=model, out=out, progress=ui)
+    if takes_volumes(version):
+        from trtforge.cli.segment import segment
+
+        segment(
+            ui,
+            version,
+            samples,
+            out=out,
+            out_dir=out_dir,
+            truth=truth,
+            pictures=pictures,
+            single=single,
+            overrides=overrides,
+            compare_with_fp32=against is Against.fp32,
+            model=model,
+        )
+        return
+    _check_for_samples(version, {"out-dir": out_dir, "truth": truth, "pictures": pictures or None, **single, **chosen})
+    if out is not None:
+        _check_out(out)
+    compared = against is not Against.none
+    paths = [Path(sample) for sample in samples]
+    report = execute(version, paths, compare_with_fp32=compared, model=model, out=out, progress=ui)
     _show(ui, report)
     if out is not None:
         count = f"{len(report.rows)} sample{'' if len(report.rows) == 1 else 's'}"
@@ -76,6 +141,18 @@ def run(
     ui.result("run", report.to_json())
     if report.missed is not None:
         ui.end(report.missed)
+
+
+def _check_for_samples(version: EngineVersion, options: Mapping[str, object]) -> None:
+    """Options that only an engine for volumes has a use for."""
+    for name, value in options.items():
+        if value is not None:
+            raise NotForThisEngine(
+                f"--{name} is for engines that segment volumes",
+                where=str(version.path),
+                why="no input of this engine's recipe has `preprocess: {kind: volume}`",
+                next="leave it out; outputs go to --out FOLDER",
+            )
 
 
 def _check_out(out: Path) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtforge.cli.ui import Ui, human_bytes
+from trtforge.cli.ui import Ui
 from trtforge.errors.base import TrtforgeError
+from trtforge.memory import human_bytes
 
 if TYPE_CHECKING:
     from trtforge.cli.results import StoredEngine

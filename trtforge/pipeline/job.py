@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trtforge import __version__
 from trtforge.backends import registry
@@ -25,10 +25,13 @@ from trtforge.recipe.load import LoadedRecipe
 from trtforge.recipe.models import Dla, Engine
 from trtforge.recipe.sources import FetchedModel, fetch
 from trtforge.samples.base import SampleSet
-from trtforge.samples.load import open_set
+from trtforge.samples.load import FileSamples, open_set
 from trtforge.targets.model import Target
 
-TOOLS = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "polygraphy", "pillow", "nibabel")
+if TYPE_CHECKING:
+    from trtforge.samples.volumes import VolumeSamples
+
+TOOLS = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "polygraphy", "pillow", "nibabel", "scipy")
 """Packages whose version can change an engine or its scales, whatever the backend."""
 
 
@@ -59,18 +62,21 @@ class Job:
         return self.engine.dla or (Dla() if self.target.is_dla else None)
 
     @cached_property
-    def calibration_set(self) -> SampleSet | None:
+    def calibration_set(self) -> FileSamples | VolumeSamples | None:
         calibration = self.engine.calibration
         if calibration is None or calibration.set is None or self.engine.precision != "int8":
             return None
-        return open_set(self.recipe.resolve(calibration.set), self.engine.inputs, limit=calibration.samples)
+        return self._open(calibration.set, calibration.samples)
 
     @cached_property
-    def verify_set(self) -> SampleSet | None:
+    def verify_set(self) -> FileSamples | VolumeSamples | None:
         verify = self.engine.verify
         if verify is None:
             return None
-        return open_set(self.recipe.resolve(verify.set), self.engine.inputs, limit=verify.samples)
+        return self._open(verify.set, verify.samples)
+
+    def _open(self, path: str, limit: int | None) -> FileSamples | VolumeSamples:
+        return open_set(self.recipe.resolve(path), self.engine.inputs, limit=limit, windows=self.engine.sliding)
 
     @cached_property
     def scales_file(self) -> Path | None:

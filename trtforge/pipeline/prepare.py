@@ -22,7 +22,7 @@ from trtforge.graph.model import Digests, Model
 from trtforge.graph.surgery import SurgeryResult, perform
 from trtforge.pipeline.job import Job, tool_versions
 from trtforge.progress import QUIET, Progress
-from trtforge.samples.load import preprocessing
+from trtforge.samples.listed import preprocessing
 from trtforge.scales.collect import collect
 from trtforge.scales.table import ScaleTable, check_matches
 

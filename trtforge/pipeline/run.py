@@ -99,11 +99,13 @@ def _compare(
     write: Write | None,
     progress: Progress,
 ) -> ParityReport:
+    metric = bound.metric if bound else "cosine"
+    assert metric != "dice"  # which is for volumes
     return compare(
         reference_session(reference.find(manifest, model)),
         session,
         samples,
-        bound.metric if bound else "cosine",
+        metric,
         bound.at_least if bound else None,
         progress=progress,
         on_outputs=write,

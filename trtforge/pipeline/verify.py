@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from trtforge.backends.base import CompileResult, Session
-from trtforge.evaluate.parity import compare
+from trtforge.evaluate.labels import LabelsReport, compare_labels
+from trtforge.evaluate.parity import ParityReport, compare
 from trtforge.evaluate.reference import reference_session, simulated_session
 from trtforge.pipeline.job import Job
 from trtforge.pipeline.prepare import Prepared
 from trtforge.progress import Progress
+from trtforge.samples.volumes import VolumeSamples
 
 RUN_HERE = "this machine, by the engine itself"
 SIMULATED = "this CPU: the graph given to the compiler, computed by onnxruntime; the engine itself has not run"
@@ -49,7 +51,12 @@ def _measure(job: Job, candidate: Session, measured_on: str, progress: Progress)
     verify, samples = job.engine.verify, job.verify_set
     assert verify is not None and samples is not None
     reference = reference_session(job.model.path)
-    report = compare(reference, candidate, samples, verify.metric, verify.at_least, progress=progress)
+    report: ParityReport | LabelsReport
+    if verify.metric == "dice":
+        assert isinstance(samples, VolumeSamples)
+        report = compare_labels(reference, candidate, samples.cases(), job.engine, verify.at_least, progress=progress)
+    else:
+        report = compare(reference, candidate, samples, verify.metric, verify.at_least, progress=progress)
     if missed := report.missed(where=f"{job.name} for {job.target.key}"):
         raise missed
     return report.to_json() | {"measured_on": measured_on}

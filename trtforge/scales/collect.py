@@ -19,8 +19,7 @@ from trtforge.errors.calibration import EmptySet
 from trtforge.graph.digests import digests
 from trtforge.graph.model import Digests, Model
 from trtforge.progress import QUIET, Progress
-from trtforge.samples.base import Sample, SampleSet
-from trtforge.samples.load import FileSamples
+from trtforge.samples.base import Sample, SampleSet, Skippable
 from trtforge.scales.collect_fused import FusedMeter
 from trtforge.scales.collect_graph import Plan, plan
 from trtforge.scales.collect_meter import Meter
@@ -96,7 +95,8 @@ def collect(
     finally:
         keeper.write(running)  # Ctrl-C and errors keep what is done
     receipt = _receipt(method, running, identity, preprocessing)
-    return _table(meter.plan, running, receipt, samples.name)
+    drawn = samples.describe().get("windows")
+    return _table(meter.plan, running, receipt, {"set": samples.name} | ({"windows": drawn} if drawn else {}))
 
 
 def _groups(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
@@ -111,7 +111,7 @@ def _groups(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
 
 
 def _remaining(samples: SampleSet, done: Mapping[str, str]) -> Iterable[Sample]:
-    if isinstance(samples, FileSamples):
+    if isinstance(samples, Skippable):
         return samples.without(done)  # neither read nor decoded again
     return (sample for sample in samples if sample.id not in done)
 
@@ -139,7 +139,7 @@ def _receipt(method: str, running: Running, identity: Digests, preprocessing: di
     )
 
 
-def _table(chosen: Plan, running: Running, receipt: Receipt, set_name: str) -> ScaleTable:
+def _table(chosen: Plan, running: Running, receipt: Receipt, notes: dict[str, Any]) -> ScaleTable:
     """Measured and derived ranges by name; what has none is listed in the receipt."""
     bounds = running.bounds()
     counts = dict(zip(running.tensors, running.count.tolist(), strict=True))
@@ -148,5 +148,5 @@ def _table(chosen: Plan, running: Running, receipt: Receipt, set_name: str) -> S
         counts[name] = max(counts[source] for source in chosen.derived[name][0])
     ranges = {name: TensorRange(*seen, counts[name]) for name, seen in sorted(bounds.items()) if seen is not None}
     uncovered = {*chosen.hidden, *(name for name, seen in bounds.items() if seen is None)}
-    notes = {"set": set_name, "derived": len(chosen.derived)}
+    notes = notes | {"derived": len(chosen.derived)}
     return ScaleTable(ranges, replace(receipt, uncovered=tuple(sorted(uncovered))), notes)

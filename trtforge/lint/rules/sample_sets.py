@@ -50,7 +50,7 @@ class SampleSets(Rule):
             if source.set is None:
                 continue
             try:
-                open_set(root / source.set, engine.inputs, limit=source.samples)
+                open_set(root / source.set, engine.inputs, limit=source.samples, windows=engine.sliding)
             except SampleInputs as error:
                 if set(engine.inputs) == set(context.inputs):  # else the GRF rules say what is wrong
                     yield from self._told(key, error, said)

@@ -1,0 +1,223 @@
+"""Several scans through one engine: one failing does not stop the rest, and what is finished is not done twice.
+
+Beside each case's outputs lies `NAME.json`: its result, under a key of everything that decided it, and the digests of
+the outputs. A later run with the same key and untouched outputs takes the result from there.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trtforge.digest import digest_json, sha256_file
+from trtforge.errors.base import TrtforgeError
+from trtforge.errors.environment import refusal
+from trtforge.errors.volume import CasesFailed, SameCase, VolumeMissing
+from trtforge.evaluate.dice import mean
+from trtforge.files import remove_leftovers, write_json, write_text
+from trtforge.pipeline.segment import CaseResult, Request, Segmenter
+from trtforge.progress import QUIET, Progress
+from trtforge.samples.sources import beside
+from trtforge.volumes.volume import stem
+
+LABELS = ".nii.gz"
+
+KITS19 = "imaging"
+"""What every scan of KiTS19 is called, in a folder named after the case."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """``results`` in the order given; ``failed``: case -> its error."""
+
+    results: tuple[CaseResult, ...]
+    failed: Mapping[str, TrtforgeError]
+
+    @property
+    def means(self) -> dict[str, dict[str, float]]:
+        """Over the cases that have it: Dice of each class, and their mean, against the truth and against FP32."""
+        table: dict[str, dict[str, float]] = {}
+        for against in dict.fromkeys(key for result in self.results for key in result.dice):
+            rows = [result.dice[against] for result in self.results if against in result.dice]
+            scores = {name: mean([row[name] for row in rows]) for name in rows[0]}
+            table[against] = scores | {"mean": mean(list(scores.values()))}
+        return table
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "cases": [result.to_json() for result in self.results],
+            "failed": {name: error.to_json() for name, error in self.failed.items()},
+            "means": self.means,
+        }
+
+    def error(self, *, where: str) -> CasesFailed | None:
+        """The error to end with, None when every case went through."""
+        if not self.failed:
+            return None
+        total = len(self.failed) + len(self.results)
+        name, first = next(iter(self.failed.items()))
+        return CasesFailed(
+            f"{len(self.failed)} of {total} scans failed",
+            where=where,
+            why=f"{name}: {first.code} {first.what}"
+            + (f"; {len(self.failed) - 1} more" if len(self.failed) > 1 else ""),
+            next="mend or remove them, and give the same command again: what is finished is kept",
+        )
+
+
+def requests(
+    scans: Sequence[Path],
+    *,
+    out_dir: Path | None = None,
+    labels: Path | None = None,
+    truth: str | None = None,
+    **others: Path | None,
+) -> list[Request]:
+    """One request a scan.
+
+    Args:
+        out_dir: where labels go, as NAME.nii.gz.
+        labels: where the labels of the only scan go.
+        truth: a path, in which ``{folder}`` and ``{name}`` stand for the scan's.
+        others: places of the only scan's `probabilities`, `picture`, `page`; of several, they go to ``out_dir``.
+
+    Raises VOL101 for a scan that does not exist and could be a mistyped pattern, VOL402 for two of one name.
+    """
+    named = _names(scans)
+    return [
+        Request(
+            scan=scan,
+            name=name,
+            truth=None if truth is None else beside(truth, scan, Path()),
+            labels=labels if out_dir is None else out_dir / f"{name}{LABELS}",
+            **others,
+        )
+        for name, scan in named.items()
+    ]
+
+
+def expand(patterns: Sequence[str]) -> list[Path]:
+    """Paths, and the files that quoted patterns match, sorted. Raises VOL101 when a pattern matches nothing."""
+    import glob
+
+    found: list[Path] = []
+    for pattern in patterns:
+        if Path(pattern).exists() or not glob.has_magic(pattern):
+            found.append(Path(pattern))
+        elif matches := sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute pattern
+            found += map(Path, matches)
+        else:
+            raise VolumeMissing("no file matches the pattern", where=pattern, next="correct it; quote it for the shell")
+    return found
+
+
+def run_cohort(
+    segmenter: Segmenter, wanted: Sequence[Request], out_dir: Path, *, key: Any, progress: Progress = QUIET
+) -> Cohort:
+    """Segment every scan into ``out_dir``, and write `summary.json` and `summary.csv`.
+
+    ``key``: JSON-able, what decides a result beside the scan and its truth: engine, options, what is compared.
+    """
+    results: list[CaseResult] = []
+    failed: dict[str, TrtforgeError] = {}
+    with progress.task("scans", len(wanted)) as task:
+        for request in wanted:
+            task.note(request.name)
+            try:
+                results.append(_one(segmenter, request, out_dir, key, progress))
+            except TrtforgeError as error:
+                failed[request.name] = error
+            except OSError as error:
+                if (refused := refusal(error)) is None:
+                    raise
+                failed[request.name] = refused
+            if (problem := failed.get(request.name)) is not None:
+                why = f": {problem.why}" if problem.why else ""
+                progress.warn(f"{request.name}: {problem.code} {problem.what}{why}")
+            task.advance()
+    cohort = Cohort(tuple(results), failed)
+    write_json(out_dir / "summary.json", cohort.to_json())
+    write_text(out_dir / "summary.csv", _csv(cohort))
+    return cohort
+
+
+def _one(segmenter: Segmenter, request: Request, out_dir: Path, key: Any, progress: Progress) -> CaseResult:
+    record = out_dir / f"{request.name}.json"
+    for path in (request.scan, request.truth):
+        if path is not None and not path.exists():
+            raise VolumeMissing("there is no such file or folder", where=str(path), next=f"look: ls {path.parent}")
+    decided = digest_json([key, _digest(request.scan), _digest(request.truth), sorted(request.outputs())])
+    if (earlier := _earlier(record, decided, request)) is not None:
+        progress.log(f"{request.name}: finished earlier")
+        return earlier
+    for path in (record, *request.outputs().values()):
+        remove_leftovers(path)
+    result = segmenter.run(request, progress=progress)
+    digests = {name: sha256_file(path) for name, path in result.outputs.items()}
+    write_json(record, {"key": decided, "sha256": digests, "result": result.to_json()})
+    return result
+
+
+def _earlier(record: Path, key: str, request: Request) -> CaseResult | None:
+    """The result of an earlier run, if it had the same key and its outputs are still what it wrote."""
+    try:
+        value = json.loads(record.read_bytes())
+        if value["key"] != key:
+            return None
+        for name, path in request.outputs().items():
+            if sha256_file(path) != value["sha256"][name]:
+                return None
+        return replace(CaseResult.from_json(value["result"]), outputs=request.outputs(), scan=request.scan)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _digest(path: Path | None) -> Any:
+    """sha256 of a file; of a folder, of every file in it by name."""
+    if path is None:
+        return None
+    if path.is_dir():
+        return {file.name: sha256_file(file) for file in sorted(path.iterdir()) if file.is_file()}
+    return sha256_file(path)
+
+
+def _names(scans: Sequence[Path]) -> dict[str, Path]:
+    """A name for each scan: its file's, or its folder's where files are called alike. Raises VOL402."""
+    stems = [stem(scan) for scan in scans]
+    alike = len(set(stems)) < len(stems) or set(stems) == {KITS19}
+    named: dict[str, Path] = {}
+    for scan, own in zip(scans, stems, strict=True):
+        name = scan.resolve().parent.name if alike else own
+        if name in named:
+            raise SameCase(
+                f"two scans are called {name!r}",
+                where=str(scan),
+                why=f"the other is {named[name]}",
+                next="give each an --out-dir of its own, or rename one",
+            )
+        named[name] = scan
+    return named
+
+
+def _csv(cohort: Cohort) -> str:
+    """A row a case: windows, seconds, millilitres and Dice of each class; failed ones with their error."""
+    text = io.StringIO()
+    measured = dict.fromkeys(f"ml {name}" for result in cohort.results for name in result.millilitres)
+    scored = dict.fromkeys(
+        f"dice {against} {name}" for result in cohort.results for against, row in result.dice.items() for name in row
+    )
+    table = csv.DictWriter(text, ["case", "windows", "seconds", *measured, *scored, "error"], restval="")
+    table.writeheader()
+    for result in cohort.results:
+        row: dict[str, Any] = {"case": result.name, "windows": result.windows, "seconds": round(result.seconds, 3)}
+        row |= {f"ml {name}": amount for name, amount in result.millilitres.items()}
+        row |= {f"dice {against} {name}": f"{v:.6f}" for against, r in result.dice.items() for name, v in r.items()}
+        table.writerow(row)
+    for name, error in cohort.failed.items():
+        table.writerow({"case": name, "error": f"{error.code} {error.what}"})
+    return text.getvalue()

@@ -1,0 +1,183 @@
+"""`trtforge prepare`: a data set through its protocol's preprocessing, once, for runs and other tools to start from.
+
+Each case becomes a folder: `imaging.nii` (float32, normalised, on the network's grid; its header says so),
+`segmentation.nii.gz` (uint8, on the same grid) where there is one, and `prepared.json` with the digests of what went in
+and came out. `trtforge run` takes such a scan as it is.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtforge.digest import sha256_file
+from trtforge.errors.base import TrtforgeError
+from trtforge.errors.volume import CasesFailed, CaseUnknown, VolumeMissing
+from trtforge.files import atomic_open, remove_leftovers, write_json
+from trtforge.progress import QUIET, Progress
+from trtforge.volumes.place import Placed
+from trtforge.volumes.protocols import KITS19, Protocol, mark, network_affine, place_once
+from trtforge.volumes.read import read_labels, read_volume
+from trtforge.volumes.volume import Volume
+
+SCAN, TRUTH = "imaging.nii.gz", "segmentation.nii.gz"
+PREPARED_SCAN, RECORD = "imaging.nii", "prepared.json"
+
+_INFER = (
+    0, 3, 5, 6, 12, 24, 34, 41, 44, 49, 52, 56, 61, 65, 66, 70, 76, 78, 80, 84, 86, 87, 92, 111, 112, 125, 128, 138,
+    157, 160, 161, 162, 169, 171, 176, 185, 187, 189, 198, 203, 206, 207, 400,
+)  # fmt: skip
+_CALIBRATION = (47, 50, 53, 73, 81, 90, 91, 100, 117, 130, 136, 141, 144, 147, 148, 149, 150, 172, 183, 196)
+CASES = {
+    "infer": tuple(f"case_{number:05d}" for number in _INFER),
+    "calibration": tuple(f"case_{number:05d}" for number in _CALIBRATION),
+}
+"""MLPerf Inference's 43 cases of KiTS19 (42 in v2.0) and the 20 it calibrates with."""
+
+COPIES = {"case_00400": "case_00185"}
+"""Not in KiTS19: MLPerf v2.1 counts the second one twice."""
+
+PROTOCOLS = {"kits19": KITS19}
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """``shape``: on the network's grid. ``reused``: it was there already, unchanged."""
+
+    name: str
+    shape: tuple[int, ...]
+    files: dict[str, str]
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Preparation:
+    protocol: str
+    cases: tuple[PreparedCase, ...]
+    failed: dict[str, TrtforgeError]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "protocol": self.protocol,
+            "cases": [
+                {"case": case.name, "shape": list(case.shape), "sha256": case.files, "reused": case.reused}
+                for case in self.cases
+            ],
+            "failed": {name: error.to_json() for name, error in self.failed.items()},
+        }
+
+    def error(self, *, where: str) -> CasesFailed | None:
+        if not self.failed:
+            return None
+        name, first = next(iter(self.failed.items()))
+        return CasesFailed(
+            f"{len(self.failed)} of {len(self.failed) + len(self.cases)} cases could not be prepared",
+            where=where,
+            why=f"{name}: {first.code} {first.what}" + (f"; {first.why}" if first.why else ""),
+            next="fetch or mend them, and give the same command again: what is finished is kept",
+        )
+
+
+def prepare(name: str, raw: Path, out: Path, *, cases: Sequence[str] = (), progress: Progress = QUIET) -> Preparation:
+    """Prepare the cases of a data set; a case that fails does not stop the others.
+
+    Args:
+        name: of the protocol.
+        raw: a folder with a folder a case, as the data set is published.
+        cases: case names, or `infer`, `calibration`; empty: every case that is there.
+
+    Raises VOL101 no case at all, VOL403 unknown case; OSError.
+    """
+    protocol = PROTOCOLS[name]
+    done: list[PreparedCase] = []
+    failed: dict[str, TrtforgeError] = {}
+    wanted = list(_wanted(raw, cases))
+    with progress.task(f"prepare {name}", len(wanted)) as task:
+        for case in wanted:
+            task.note(case)
+            try:
+                done.append(_one(protocol, case, raw / COPIES.get(case, case), out / case, progress))
+            except TrtforgeError as error:
+                failed[case] = error
+                progress.warn(f"{case}: {error.code} {error.what}" + (f": {error.why}" if error.why else ""))
+            task.advance()
+    found = Preparation(name, tuple(done), failed)
+    write_json(out / "summary.json", found.to_json())
+    return found
+
+
+def _wanted(raw: Path, cases: Sequence[str]) -> Iterator[str]:
+    there = sorted(path.parent.name for path in raw.glob(f"*/{SCAN}"))
+    if not there:
+        raise VolumeMissing(
+            "there is no case in the folder",
+            where=str(raw),
+            why=f"looked for {raw}/*/{SCAN}",
+            next="name the folder that holds case_00000 and so on; calib_data/kits19.yaml says how to fetch it",
+        )
+    for entry in cases or there:
+        if entry not in CASES and not entry.startswith("case_"):
+            raise CaseUnknown(
+                f"there are no cases {entry!r}",
+                why=f"sets are {', '.join(CASES)}; single cases are called like {there[0]}",
+                next="--cases infer",
+            )
+        yield from CASES.get(entry, (entry,))
+
+
+def _one(protocol: Protocol, name: str, source: Path, target: Path, progress: Progress) -> PreparedCase:
+    scan, truth = source / SCAN, source / TRUTH
+    if not scan.is_file():
+        raise VolumeMissing("the case is not there", where=str(scan), next="fetch it; see calib_data/kits19.yaml")
+    sources = {path.name: sha256_file(path) for path in (scan, truth) if path.is_file()}
+    key = {"protocol": mark(protocol.spec, protocol.window), "sources": sources}
+    record = target / RECORD
+    if (earlier := _earlier(record, key, name)) is not None:
+        progress.log(f"{name}: finished earlier")
+        return earlier
+    for path in (target / PREPARED_SCAN, target / TRUTH, record):
+        remove_leftovers(path)
+    volume = read_volume(scan)
+    placed = place_once(volume, protocol.spec, protocol.window)
+    _write(target / PREPARED_SCAN, placed.array, volume, placed, protocol)
+    outputs = [target / PREPARED_SCAN]
+    if truth.is_file():
+        _write(target / TRUTH, placed.labels_forward(read_labels(truth, volume)), volume, placed, protocol)
+        outputs.append(target / TRUTH)
+    files = {path.name: sha256_file(path) for path in outputs}
+    write_json(record, {"key": key, "shape": list(placed.array.shape), "sha256": files})
+    return PreparedCase(name, placed.array.shape, files, reused=False)
+
+
+def _earlier(record: Path, key: dict[str, Any], name: str) -> PreparedCase | None:
+    try:
+        value = json.loads(record.read_bytes())
+        if value["key"] != key:
+            return None
+        if any(sha256_file(record.parent / file) != digest for file, digest in value["sha256"].items()):
+            return None
+        return PreparedCase(name, tuple(value["shape"]), value["sha256"], reused=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _write(path: Path, voxels: np.ndarray[Any, Any], volume: Volume, placed: Placed, protocol: Protocol) -> None:
+    """A NIfTI file on the network's grid, marked with what was done to it. Equal input gives equal bytes."""
+    import nibabel
+
+    kind: Any = nibabel.Nifti1Image  # nibabel's types do not know to_stream
+    image = kind(voxels, network_affine(volume, placed))
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = mark(protocol.spec, protocol.window).encode()
+    with atomic_open(path) as stream:
+        if path.suffix != ".gz":
+            image.to_stream(stream)
+            return
+        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=stream, mtime=0) as packed:
+            image.to_stream(packed)
