@@ -29,8 +29,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from trtforge.recipe.models import Windows  # noqa: E402
-from trtforge.runtime.windows.accumulate import NumpyAccumulator, accumulator, native_module  # noqa: E402
+from trtforge.runtime.windows.accumulate import NumpyAccumulator, accumulator  # noqa: E402
 from trtforge.runtime.windows.blocks import Blocks  # noqa: E402
+from trtforge.runtime.windows.compiled import native_module  # noqa: E402
 from trtforge.runtime.windows.weights import WindowWeights  # noqa: E402
 from trtforge.volumes import aligned  # noqa: E402
 from trtforge.volumes.windows import WindowGrid  # noqa: E402

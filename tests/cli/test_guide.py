@@ -46,7 +46,10 @@ def test_every_environment_variable() -> None:
     assert read == {name for row in rows("Environment variables") if (name := row[0].strip("`")).startswith("TRT")}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/cli.md", "docs/recipes.md", "calib_data/README.md"])
+PAGES = ["README.md", "docs/cli.md", "docs/recipes.md", "docs/volumes.md", "calib_data/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]

@@ -7,6 +7,10 @@ import typer
 from trtforge.cli.options import Json
 from trtforge.cli.ui import Ui
 
+WITHOUT_COMPILER = (
+    "; same labels, more time. Install a C++ compiler and `pip install --force-reinstall --no-deps trtforge`"
+)
+
 
 def register(app: typer.Typer) -> None:
     app.command()(doctor)
@@ -19,13 +23,16 @@ def doctor(json: Json = False) -> None:
     from trtforge.backends.registry import availabilities
     from trtforge.cache import cache_dir
     from trtforge.pipeline.job import TOOLS, installed
+    from trtforge.runtime.windows.compiled import native_module
     from trtforge.targets.host import host_facts
 
+    loop = "numpy" if native_module() is None else "compiled"
     facts = host_facts()
     backends = availabilities()
     packages = {name: installed(name) for name in TOOLS}
     ui.say(f"trtforge {__version__}; cache {cache_dir()}")
     ui.say(f"CPU: {facts.model}, {facts.cores} cores, {' '.join(facts.isa) or 'no flags known'}")
+    ui.say(f"window loop for scans: {loop}{'' if loop == 'compiled' else WITHOUT_COMPILER}")
     rows = [
         (name, "yes" if a.can_compile else "no", "yes" if a.can_run else "no", a.version or "-", a.why, a.next)
         for name, a in backends.items()
@@ -37,6 +44,7 @@ def doctor(json: Json = False) -> None:
         {
             "version": __version__,
             "cache": str(cache_dir()),
+            "window_loop": loop,
             "cpu": {"model": facts.model, "cores": facts.cores, "flags": list(facts.isa)},
             "backends": {
                 name: {

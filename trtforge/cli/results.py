@@ -233,6 +233,7 @@ class Doctor(TypedDict):
     schema: str
     version: str
     cache: str
+    window_loop: Literal["compiled", "numpy"]
     cpu: dict[str, Any]
     backends: dict[str, BackendState]
     packages: dict[str, str | None]

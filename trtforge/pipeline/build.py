@@ -113,13 +113,13 @@ def _build(job: Job, started: float, progress: Progress) -> Outcome:
     with workdir() as folder:
         if needs_device(job):
             parity = verify.prepared(job, prepared, folder, progress)  # first: a kit that misses its bound is none
-            path = kit.write(job, prepared, folder)
+            path = kit.write(job, prepared, folder, window_files(job, folder, progress))
             facts = _facts(prepared, {}, parity)
             why = job.backend.availability().why
             return Outcome(job, "kit", path, None, time.monotonic() - started, why, parity, facts)
         result = job.backend.compile(_request(job, prepared, folder, progress))
         parity = verify.compiled(job, result, progress)
-        files = dict(result.files)
+        files = dict(result.files) | window_files(job, folder, progress)
         if prepared.scales_path is not None:
             files["scales.json"] = prepared.scales_path
         manifest = record.manifest(job, prepared, result, parity)
@@ -128,6 +128,17 @@ def _build(job: Job, started: float, progress: Progress) -> Outcome:
     facts = _facts(prepared, result.report, parity)
     seconds = time.monotonic() - started
     return Outcome(job, "built", published.path, published.version, seconds, "", parity, facts)
+
+
+def window_files(job: Job, folder: Path, progress: Progress) -> dict[str, Path]:
+    """What an engine that segments volumes keeps for its window loop; nothing for others."""
+    if (name := job.engine.volume_input) is None:
+        return {}
+    from trtforge.runtime.windows import kept
+    from trtforge.samples.volumes import window_of
+
+    sm = None if job.target.is_dla else job.target.sm
+    return kept.write(folder, job.engine.sliding, window_of(job.engine.inputs[name]), sm, progress=progress)
 
 
 def _request(job: Job, prepared: Prepared, workdir: Path, progress: Progress) -> CompileRequest:

@@ -7,6 +7,7 @@ takes INT8 as Q/DQ nodes and FP16 as the types of the graph, so the kit holds a 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from trtforge.engines.kit import KitInfo, write_kit
@@ -36,8 +37,10 @@ STRONGLY_TYPED = 11
 TYPED_MODELS = {"int8": "model.qdq.onnx", "fp16": "model.fp16.onnx"}
 
 
-def write(job: Job, prepared: Prepared, workdir: Path) -> Path:
+def write(job: Job, prepared: Prepared, workdir: Path, others: Mapping[str, Path]) -> Path:
     """Write the kit of a job, while its build is locked; ``workdir`` takes the model on its way. Raises ENG133.
+
+    ``others``: further members, by name.
 
     The model has the engine's input shapes, as DLA demands and trtexec takes without further options.
     """
@@ -47,7 +50,7 @@ def write(job: Job, prepared: Prepared, workdir: Path) -> Path:
     io.save(model, folder / "model.onnx")
     if strongly_typed(job) and (name := TYPED_MODELS.get(job.engine.precision)):
         io.save(_typed(job, model, prepared), folder / name)
-    members: dict[str, Path | bytes] = {file.name: file for file in folder.iterdir()}
+    members: dict[str, Path | bytes] = {**{file.name: file for file in folder.iterdir()}, **others}
     recipe = job.recipe.resolved()
     recipe["engines"] = {job.name: recipe["engines"][job.name]}
     members["recipe.json"] = (json.dumps(recipe, indent=2, sort_keys=True) + "\n").encode()

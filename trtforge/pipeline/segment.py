@@ -20,8 +20,9 @@ from trtforge.evaluate.dice import Labels, confusion, dice, mean
 from trtforge.evaluate.labels import class_names
 from trtforge.files import check_place
 from trtforge.progress import QUIET, Progress
-from trtforge.recipe.models import Engine, InputSpec, VolumePreprocess, Windows
-from trtforge.runtime.windows.loop import Segmented, Window, segment
+from trtforge.recipe.models import Engine, InputSpec, VolumePreprocess
+from trtforge.runtime.windows.choose import Loop
+from trtforge.runtime.windows.loop import Window
 from trtforge.runtime.windows.memory import predict
 from trtforge.samples.volumes import window_of
 from trtforge.volumes.protocols import place_once
@@ -132,7 +133,7 @@ class Segmenter:
 
     session: Session
     engine: Engine
-    options: Windows
+    loop: Loop
     reference: Session | None = None
     title: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -166,11 +167,12 @@ class Segmenter:
         placed = place_once(volume, self.preprocess, window_of(self.spec))
         wanted = request.probabilities is not None
         taken = self._check_memory(volume, placed.array.shape, wanted, request, progress)
-        found = self._segment(self.session, placed.array, wanted, progress)
+        shape = self.spec.shape
+        found = self.loop.run(self.session, placed.array, shape, probabilities=wanted, progress=progress)
         labels = placed.labels_back(found.labels)
         reference = None
         if self.reference is not None:
-            reference = placed.labels_back(self._segment(self.reference, placed.array, False, progress).labels)
+            reference = placed.labels_back(self.loop.run(self.reference, placed.array, shape, progress=progress).labels)
         scores = {
             against: dict(zip(names[1:], dice(labels, other, len(names)), strict=True))
             for against, other in (("truth", truth), ("FP32", reference))
@@ -199,16 +201,13 @@ class Segmenter:
             _show(request, self._case(volume, labels, truth, reference, names, result))
         return result
 
-    def _segment(self, session: Session, array: Any, probabilities: bool, progress: Progress) -> Segmented:
-        return segment(session, array, self.spec.shape, self.options, probabilities=probabilities, progress=progress)
-
     def _check_memory(
         self, volume: Volume, grid: tuple[int, ...], probabilities: bool, request: Request, progress: Progress
     ) -> dict[str, int]:
         """Bytes by name, told before the loop starts. Raises NotEnoughMemory (ENV103)."""
         window = self.window
         depth, height, width = grid
-        lattice = WindowGrid.of((depth, height, width), window.size, self.options.overlap)
+        lattice = WindowGrid.of((depth, height, width), window.size, self.loop.options.overlap)
         taken = predict(lattice, window, probabilities=probabilities)
         taken["labels on the scan's grid"] = 2 * prod(volume.shape)
         if probabilities:

@@ -18,7 +18,9 @@ from trtforge.pipeline.cohort import Cohort, run_cohort
 from trtforge.pipeline.segment import Request, Segmenter
 from trtforge.progress import QUIET, Progress
 from trtforge.recipe.models import Engine, Windows
-from trtforge.runtime.windows.accumulate import native_module
+from trtforge.runtime.windows.choose import Loop
+from trtforge.runtime.windows.compiled import native_module
+from trtforge.samples.volumes import window_of
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,13 @@ def run_volumes(
     manifest = version.manifest
     engine = _engine(version)
     options = Windows.model_validate(engine.sliding.model_dump() | (overrides or {}))
+    (spec,) = engine.inputs.values()
     backend = registry.get(manifest.backend)  # type: ignore[arg-type]  # checked by open_engine
     found = reference.find(manifest, model) if compare_with_fp32 else None
     segmenter = Segmenter(
         session=backend.load(version.path, manifest.report),
         engine=engine,
-        options=options,
+        loop=Loop.of(version.path, options, window_of(spec)),
         reference=None if found is None else reference_session(found),
         title=f"{manifest.engine}, {manifest.recipe['precision']} by {manifest.backend}",
         facts={"target": manifest.target.key, "engine version": str(version.version)},

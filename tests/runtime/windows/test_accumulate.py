@@ -11,8 +11,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trtforge.runtime.windows.accumulate import NUMPY_ONLY, NumpyAccumulator, accumulator, native_module
+from trtforge.runtime.windows.accumulate import NumpyAccumulator, accumulator
 from trtforge.runtime.windows.blocks import Blocks
+from trtforge.runtime.windows.compiled import NUMPY_ONLY, native_module
 from trtforge.runtime.windows.weights import Mode, WindowWeights
 from trtforge.volumes.windows import WindowGrid
 

@@ -103,14 +103,39 @@ class RtxSession:
         results = {spec.name: np.empty(_fixed(spec), spec.dtype) for spec in self.outputs}
         for name, array in feeds.items():
             self._copy(self._buffers[name], array.ctypes.data, array.nbytes, kinds.cudaMemcpyHostToDevice)
-        if not self._context.execute_async_v3(int(self._stream)):
-            raise ExecutionFailed(
-                "the engine did not run", why=self._log.last_words(), next="run `trtforge doctor` on this machine"
-            )
+        for name, pointer in self._buffers.items():
+            self.bind(name, pointer)  # a caller of `bind` may have set others
+        self.enqueue(int(self._stream))
         for name, array in results.items():
             self._copy(array.ctypes.data, self._buffers[name], array.nbytes, kinds.cudaMemcpyDeviceToHost)
         self._cuda.call("cudaStreamSynchronize", self._stream)
         return results
+
+    def bind(self, name: str, pointer: int) -> None:
+        """Use this memory of GPU 0 for an input or output in :meth:`enqueue`, until :meth:`run` goes back to its own.
+
+        It must hold the whole tensor, and stay until the executions are over. Raises ExecutionFailed.
+        """
+        if not self._context.set_tensor_address(name, pointer):
+            raise ExecutionFailed(
+                f"the engine did not take an address for {name!r}",
+                why=self._log.last_words(),
+                next="give a name of the engine and memory of the GPU",
+            )
+
+    def enqueue(self, stream_handle: int) -> None:
+        """Put one execution into a stream, a cudaStream_t, and do not wait for it. Raises ExecutionFailed."""
+        if not self._context.execute_async_v3(stream_handle):
+            raise ExecutionFailed(
+                "the engine did not run", why=self._log.last_words(), next="run `trtforge doctor` on this machine"
+            )
+
+    def capturable(self, stream_handle: int) -> bool:
+        """May :meth:`enqueue` into this stream be captured into a CUDA graph?
+
+        TensorRT-RTX wants it built with REQUIRE_USER_ALLOCATION, and without control flow or sizes that depend on data.
+        """
+        return bool(self._context.is_stream_capturable(stream_handle))
 
     def _copy(self, destination: int, source: int, size: int, kind: Any) -> None:
         self._cuda.call("cudaMemcpyAsync", destination, source, size, kind, self._stream)

@@ -11,22 +11,18 @@ compute in float32 in the same order and give the same labels, bit for bit.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 
 from trtforge.runtime.windows.blocks import Blocks
+from trtforge.runtime.windows.compiled import native_module
 from trtforge.runtime.windows.weights import WindowWeights
 from trtforge.volumes.windows import Shape
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Labels = np.ndarray[Any, np.dtype[np.uint8]]
-
-NUMPY_ONLY = "TRTFORGE_NUMPY_WINDOWS"
-"""Set to anything: the compiled accumulator is not used even where it is installed."""
 
 
 class Accumulator(Protocol):
@@ -79,16 +75,6 @@ def accumulator(
     ]
     built: Accumulator = native.Accumulator(axes, channels, weights.floor, labels, probabilities)
     return built
-
-
-def native_module() -> Any:
-    """The compiled accumulator; None where trtforge was installed without a compiler, or it is switched off."""
-    if os.environ.get(NUMPY_ONLY):
-        return None
-    try:
-        return import_module("trtforge.runtime.windows._native")
-    except ImportError:
-        return None
 
 
 class NumpyAccumulator:

@@ -80,6 +80,7 @@ def segment(
     shape: Sequence[int],
     options: Windows,
     *,
+    weights: WindowWeights | None = None,
     probabilities: bool = False,
     progress: Progress = QUIET,
 ) -> Segmented:
@@ -88,6 +89,7 @@ def segment(
     Args:
         volume: float32 [D, H, W], C-contiguous, preprocessed, no axis shorter than the window.
         shape: [N, 1, D, H, W]: windows at once and their size, where the session leaves them open.
+        weights: those of ``options`` for this window; None: they are computed.
         probabilities: also the softmax of the averaged logits; of one channel, its sigmoid and the rest.
 
     Raises: ENG304 the output is not voxelwise, ENG305 it holds NaN, and what the session raises.
@@ -98,18 +100,22 @@ def segment(
     grid = WindowGrid.of((depth, height, width), window.size, options.overlap)
     labels = aligned.empty(volume.shape, np.uint8)
     soft = aligned.empty((window.classes, *volume.shape), np.float32) if probabilities else None
-    weights = WindowWeights.of(options.weights, window.size)
+    weights = weights or WindowWeights.of(options.weights, window.size)
     sums = accumulator(Blocks.of(grid), weights, window.channels, labels=labels, probabilities=soft)
     predictor = _Predictor(session, window, options)
     _run(predictor, sums, volume, grid, progress)
     if sums.met_nan:
-        raise ScoresNotFinite(
-            "the engine's scores are NaN",
-            where=f"output {window.output!r}",
-            why="NaN compares with nothing, so no class is the largest",
-            next="compare with the FP32 model: --against fp32; calibrate on volumes like this one",
-        )
+        raise scores_not_finite(window)
     return Segmented(labels, soft, len(grid), time.perf_counter() - started, predictor.seconds)
+
+
+def scores_not_finite(window: Window) -> ScoresNotFinite:
+    return ScoresNotFinite(
+        "the engine's scores are NaN",
+        where=f"output {window.output!r}",
+        why="NaN compares with nothing, so no class is the largest",
+        next="compare with the FP32 model: --against fp32; calibrate on volumes like this one",
+    )
 
 
 def _run(predictor: _Predictor, sums: Accumulator, volume: Floats, grid: WindowGrid, progress: Progress) -> None:
