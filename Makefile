@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 FORGE  := $(BIN)/trtforge
 HELD_OUT := calib_data/photographs_heldout.yaml
 
-.PHONY: help demo test test-fast lint format schema bench clean
+.PHONY: help demo test test-real lint format schema bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,11 @@ demo: $(VENV)/installed ## build and run a real model on this machine, then comp
 
 test: $(VENV)/installed ## the whole test suite
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-real: $(VENV)/installed ## a network with real weights on real heads (installs torch; Debian: mricron-data)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps deepbet==1.0.2 nilearn==0.14.1
+	$(BIN)/python -m pytest -m real tests/real
 
 lint: $(VENV)/installed ## ruff, mypy --strict, import layering, generated files current
 	$(BIN)/ruff check .

@@ -54,7 +54,7 @@ class Row:
 def main() -> None:
     options = arguments()
     os.environ["TRTFORGE_THREADS"] = str(options.threads)
-    (job,) = plan(load(RECIPE))
+    (job,) = plan(load(RECIPE), only=["nsfw-resnet50"])
     rows = measure(job, cpu(options.isa), options.rounds, options.probes)
     show(rows, options)
 
