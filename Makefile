@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 FORGE  := $(BIN)/trtforge
 HELD_OUT := calib_data/photographs_heldout.yaml
+SCAN     := calib_data/phantoms/case_90001/imaging.nii.gz
 
 .PHONY: help demo test test-real lint format schema bench clean
 
@@ -11,7 +12,7 @@ help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 # One environment for both commands: what `make demo` installs, `make test` need not fetch again.
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml CMakeLists.txt $(wildcard trtforge/runtime/windows/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "trtforge needs Python >= 3.11; say which: make PYTHON=python3.12 demo"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
@@ -21,16 +22,19 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,rtx,dev]'
 	@touch $@
 
-demo: $(VENV)/installed ## build and run a real model on this machine, then compile it for A100, A30 and A2
+demo: $(VENV)/installed ## build and run two networks on this machine, then compile them for A100, A30 and A2
 	$(FORGE) build recipes/host.yaml
 	$(FORGE) run engines/host/nsfw-resnet50 $(HELD_OUT)
+	$(FORGE) run engines/host/unet3d-phantom $(SCAN) --truth '{folder}/segmentation.nii.gz' --against fp32 \
+	  --out demo/labels.nii.gz --picture demo/overlay.png --html demo/scan.html
 	$(FORGE) build recipes/a100.yaml
 	$(FORGE) build recipes/a30.yaml
 	$(FORGE) build recipes/a2.yaml
 	$(FORGE) inspect engines/a100/nsfw-resnet50
 	$(FORGE) targets
 	@echo; echo "Engines: engines/host  engines/a100  engines/a30  engines/a2   (each in Triton's repository layout)"
-	@echo "Next: docs/recipes.md, a first recipe of your own"
+	@echo "A segmented scan: demo/overlay.png, demo/scan.html (slices to look through), demo/labels.nii.gz"
+	@echo "Next: docs/recipes.md, a first recipe of your own; docs/volumes.md, scans"
 
 test: $(VENV)/installed ## the whole test suite
 	$(BIN)/python -m pytest -n auto --dist worksteal
@@ -57,4 +61,4 @@ bench: $(VENV)/installed ## print the benchmark tables (minutes; see docs/benchm
 	$(BIN)/python -m benchmarks
 
 clean: ## remove what the commands above made
-	rm -rf $(VENV) engines .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) engines demo .pytest_cache .mypy_cache .ruff_cache

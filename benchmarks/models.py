@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "unet3d"))
+
+from topology import unet3d  # MLPerf's 3D-UNet, [n, 1, d, h, w], 31 M parameters
+
+__all__ = ["bert_base", "resnet50", "save_external", "unet3d"]
 
 
 class Builder:
@@ -33,22 +40,16 @@ class Builder:
     def random(self, *shape: int, scale: float) -> str:
         return self.value(self._random.standard_normal(shape, np.float32) * np.float32(scale))
 
-    def conv(
-        self, x: str, cin: int, cout: int, kernel: int, stride: int = 1, rank: int = 2, transposed: bool = False
-    ) -> str:
+    def conv(self, x: str, cin: int, cout: int, kernel: int, stride: int = 1) -> str:
         """Convolution with bias; He-scaled weights keep the activations' size."""
-        fan = cin * kernel**rank / (stride**rank if transposed else 1)
-        shape = (cin, cout) if transposed else (cout, cin)
-        weight = self.random(*shape, *[kernel] * rank, scale=(2.0 / fan) ** 0.5)
-        pad = 0 if transposed else kernel // 2
         return self.op(
-            "ConvTranspose" if transposed else "Conv",
+            "Conv",
             x,
-            weight,
+            self.random(cout, cin, kernel, kernel, scale=(2.0 / (cin * kernel**2)) ** 0.5),
             self.value(np.zeros(cout, np.float32)),
-            strides=[stride] * rank,
-            pads=[pad] * 2 * rank,
-            kernel_shape=[kernel] * rank,
+            strides=[stride] * 2,
+            pads=[kernel // 2] * 4,
+            kernel_shape=[kernel] * 2,
         )
 
     def linear(self, x: str, cin: int, cout: int) -> str:
@@ -109,30 +110,6 @@ def bert_base(layers: int = 12, hidden: int = 768, heads: int = 12, length: int 
         x = _layer_norm(b, b.op("Add", b.linear(gelu, 4 * hidden, hidden), x), hidden)
     inputs = {name: (TensorProto.INT64, ["n", length]) for name in ("input_ids", "attention_mask")}
     return b.model(inputs, b.linear(x, hidden, 2), 3)
-
-
-def unet3d(channels: tuple[int, ...] = (32, 64, 128, 256, 320, 320)) -> onnx.ModelProto:
-    """The 3D-UNet of MLPerf's shape: [n, 1, d, h, w], InstanceNorm + ReLU, 3 classes; 31 M parameters."""
-    b = Builder()
-
-    def block(x: str, cin: int, cout: int, stride: int = 1) -> str:
-        for _ in range(2):
-            x = b.conv(x, cin, cout, 3, stride, rank=3)
-            scale, bias = b.value(np.ones(cout, np.float32)), b.value(np.zeros(cout, np.float32))
-            x = b.op("Relu", b.op("InstanceNormalization", x, scale, bias))
-            cin, stride = cout, 1
-        return x
-
-    x, skips, cin = "input", [], 1
-    for level, width in enumerate(channels):
-        x = block(x, cin, width, 2 if level else 1)
-        skips.append(x)
-        cin = width
-    for width, skip in zip(channels[-2::-1], skips[-2::-1], strict=True):
-        x = b.op("Concat", b.conv(x, cin, width, 2, 2, rank=3, transposed=True), skip, axis=1)
-        x = block(x, 2 * width, width)
-        cin = width
-    return b.model({"input": (TensorProto.FLOAT, ["n", 1, "d", "h", "w"])}, b.conv(x, cin, 3, 1, rank=3), 5)
 
 
 def save_external(model: onnx.ModelProto, path: Path) -> None:

@@ -15,11 +15,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from models import unet3d
 
 from trtforge.backends.onnxruntime_.forms import EXACT, candidates
 from trtforge.backends.onnxruntime_.lowering import lower
@@ -35,7 +36,7 @@ from trtforge.scales.codecs.qdq import insert
 from trtforge.scales.collect import collect
 from trtforge.targets.host import host_facts
 
-TOPOLOGY = Path(__file__).parents[1] / "recipes" / "unet3d" / "topology.py"
+MLPERF = (32, 64, 128, 256, 320, 320)
 SHAPE = (1, 1, 128, 128, 128)
 SURGERY = ("upgrade-opset", "fold-constants", "infer-shapes")
 
@@ -66,12 +67,7 @@ class OneWindow:
 
 def networks(filters: tuple[int, ...] | None, window: Array) -> tuple[Model, Model, Any]:
     """FP32 and with Q/DQ, both of fixed shape; and the scales."""
-    spec = spec_from_file_location("topology", TOPOLOGY)
-    assert spec is not None and spec.loader is not None
-    topology = module_from_spec(spec)
-    spec.loader.exec_module(topology)
-    proto = topology.unet3d(filters) if filters else topology.unet3d()
-    model = perform(Model(proto, None), SURGERY).model
+    model = perform(Model(unet3d(filters or MLPERF), None), SURGERY).model
     scales = collect(model, OneWindow(window))
     floating = freeze_inputs(model, {"input": SHAPE})
     return floating, insert(floating, scales, Quantize())[0], scales

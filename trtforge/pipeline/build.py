@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trtforge.pipeline.prepare import Prepared
     from trtforge.samples.base import Sample
 
-PROBES = 4  # samples handed to a backend for its self-checks at build time
+PROBES, PROBE_WINDOWS = 4, 1  # samples handed to a backend for its self-checks; a window has millions of values
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,8 @@ def _request(job: Job, prepared: Prepared, workdir: Path, progress: Progress) ->
 def _probes(job: Job) -> list[Sample]:
     """A few samples of the calibration set; of the verification set when the scales came from a file."""
     samples = job.calibration_set or job.verify_set
-    return [] if samples is None or job.engine.precision != "int8" else list(islice(samples, PROBES))
+    count = PROBES if job.engine.volume_input is None else PROBE_WINDOWS
+    return [] if samples is None or job.engine.precision != "int8" else list(islice(samples, count))
 
 
 def _facts(prepared: Prepared, report: Mapping[str, Any], parity: Mapping[str, Any] | None) -> list[str]:
