@@ -107,7 +107,8 @@ def ways(floating: Model, quantized: Model, scales: Any, threads: int, folder: P
 def openvino(path: Path, threads: int) -> Run:
     import openvino as ov  # noqa: PLC0415 - measured where it is installed
 
-    compiled = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1})
+    config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}  # not bfloat16
+    compiled = ov.Core().compile_model(str(path), "CPU", config)
     request = compiled.create_infer_request()
     return lambda window: request.infer({0: window})
 

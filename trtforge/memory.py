@@ -15,12 +15,19 @@ def available() -> int | None:
         system = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
         return None
+    return min(system, _left_in_container(_CGROUP, system))
+
+
+def _left_in_container(folder: Path, unlimited: int) -> int:
+    """What is left of a cgroup's limit. Files it has read are counted as used, but make room when it is needed."""
     try:
-        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
-        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no limit, or another kind of container
-        return system
-    return min(system, max(limit - used, 0))
+        limit = int((folder / "memory.max").read_text(encoding="ascii"))
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        rows = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        files = int(rows["inactive_file"]) + int(rows["active_file"])
+    except (OSError, ValueError, KeyError):  # no limit ("max"), or another kind of container
+        return unlimited
+    return max(limit - used + files, 0)
 
 
 def peak() -> int | None:

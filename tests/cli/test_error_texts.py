@@ -493,7 +493,42 @@ def _(ward, monkeypatch) -> None: ...
 def _(ward, monkeypatch) -> None: ...
 
 
-@on_scans("two-scans-of-one-name", f"{SEG} {ONE} {ONE} --out-dir out")
+@on_scans("two-scans-of-one-name", f"{SEG} a/4/imaging.nii.gz b/4/imaging.nii.gz --out-dir out")
+def _(ward, monkeypatch) -> None:
+    for place in "ab":
+        shutil.copytree(ward.root / "data/case_4", ward.root / place / "4")
+
+
+@on_scans("labels-over-the-scan", f"{SEG} {ONE} --out {ONE}")
+def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans("labels-over-scans", f"{SEG} flat/*.nii.gz --out-dir flat")
+def _(ward, monkeypatch) -> None:
+    (ward.root / "flat").mkdir()
+    for number in (4, 5):
+        shutil.copy(ward.root / f"data/case_{number}/imaging.nii.gz", ward.root / f"flat/{number}.nii.gz")
+
+
+@on_scans("prepared-over-the-raw", "prepare kits19 data data")
+def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans(
+    "one-truth-for-two-scans", f"{SEG} data/*/imaging.nii.gz --out-dir out --truth data/case_4/segmentation.nii.gz"
+)
+def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans("pictures-without-a-folder", f"{SEG} {ONE} --pictures")
+def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans("picture-of-another-kind", f"{SEG} {ONE} --picture scan.jpg")
+def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans("axes-that-are-none", f"{SEG} {ONE} --mirror xyz")
 def _(ward, monkeypatch) -> None: ...
 
 

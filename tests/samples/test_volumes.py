@@ -14,6 +14,8 @@ from trtforge.samples.load import open_set
 from trtforge.samples.volumes import VolumeSamples
 from trtforge.scales.collect import collect
 from trtforge.volumes.choose import choose, organ_of
+from trtforge.volumes.place import Placed, place
+from trtforge.volumes.volume import Volume
 from trtforge.volumes.windows import WindowGrid
 
 KITS19 = {"spacing": [1.6, 1.2, 1.2], "clip": [-79, 304], "mean": 101, "std": 76.9, "pad": -2.2, "multiple": 64}
@@ -186,8 +188,34 @@ def test_without_an_organ_all_are_alike() -> None:
     assert first == (0, 0, 0) and len(set(rest)) == 3
 
 
+def placed(voxels: np.ndarray, **preprocess: object) -> Placed:
+    volume = Volume(np.asfortranarray(voxels), np.eye(4), (1.0, 1.0, 1.0), Path("scan.nii"))
+    recipe = spec(8, **preprocess).preprocess
+    assert recipe.kind == "volume"
+    return place(volume, recipe, (8, 8, 8))
+
+
 def test_what_counts_as_organ() -> None:
-    array = np.array([[[-2.0, 0.5, 2.6]]], np.float32)
-    assert organ_of(array, None, clipped=True).tolist() == [[[False, True, False]]]
-    assert organ_of(array, None, clipped=False).tolist() == [[[False, True, True]]]
-    assert organ_of(array, np.array([[[0, 0, 2]]]), clipped=True).tolist() == [[[False, False, True]]]
+    """Of what was clipped, the values between the ends; padding is none, though its value lies between them too."""
+    voxels = np.full((8, 8, 14), -500, np.int16)
+    voxels[..., 3:5], voxels[..., 5] = 40, 900
+    scan = placed(voxels, clip=[-79, 304], mean=101, std=76.9, pad=-2.2, multiple=8)
+    assert scan.array.shape == (8, 8, 16) and (scan.array[..., 0] == np.float32(-2.2)).all()
+    assert np.flatnonzero(organ_of(scan, None, clipped=True)[0, 0]).tolist() == [4, 5]
+    assert np.flatnonzero(organ_of(scan, None, clipped=False)[0, 0]).tolist() == [4, 5, 6]
+    marked = np.zeros((8, 8, 16), np.uint8)
+    marked[..., 9] = 2
+    assert np.flatnonzero(organ_of(scan, marked, clipped=True)[0, 0]).tolist() == [9]
+
+
+def test_headers_without_their_voxels_are_no_samples(tmp_path: Path) -> None:
+    (tmp_path / "a.mhd").touch()
+    with pytest.raises(TrtforgeError) as caught:
+        open_set(listing(tmp_path, "  - a.mhd\n"), {"x": spec()})
+    assert caught.value.code == "CAL105" and "a.mhd" in caught.value.what
+
+
+def test_the_table_says_which_windows_it_came_from(tmp_path: Path) -> None:
+    scan(tmp_path / "a.nii.gz", np.arange(512, dtype=np.int16).reshape(8, 8, 8))
+    samples = open_set(listing(tmp_path, "  - a.nii.gz\n"), {"x": spec()}, windows=Windows(per_volume=3, seed=5))
+    assert samples.describe()["windows"] == {"overlap": 0.5, "per_volume": 3, "seed": 5}

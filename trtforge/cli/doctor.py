@@ -8,7 +8,8 @@ from trtforge.cli.options import Json
 from trtforge.cli.ui import Ui
 
 WITHOUT_COMPILER = (
-    "; same labels, more time. Install a C++ compiler and `pip install --force-reinstall --no-deps trtforge`"
+    "; same labels, more time. Install a C++ compiler, then "
+    "`pip install --no-cache-dir --force-reinstall --no-deps trtforge`"
 )
 
 

@@ -69,7 +69,6 @@ class RunVolumes(TypedDict):
     backend: str
     precision: str
     windows: dict[str, Any]
-    accumulator: Literal["compiled", "numpy"]
     peak_memory: int | None
     seen_in_calibration: list[str]
     passed: bool | None

@@ -28,6 +28,12 @@ class Against(StrEnum):
     none = "none"
 
 
+def _axes(text: str | None) -> str | None:
+    if text is not None and (set(text) - set("dhw") or len(set(text)) < len(text)):
+        raise typer.BadParameter("some of the letters d, h and w, each once")
+    return text
+
+
 class Weights(StrEnum):
     """Of a window's voxels; the words of the recipe's `windows.weights`."""
 
@@ -82,7 +88,10 @@ def run(
         Weights | None, typer.Option("--weights", help="Scans: of a window's voxels, instead of the recipe's")
     ] = None,
     mirror: Annotated[
-        str | None, typer.Option("--mirror", metavar="AXES", help="Scans: average over flips along d, h, w, e.g. dhw")
+        str | None,
+        typer.Option(
+            "--mirror", metavar="AXES", callback=_axes, help="Scans: average over flips along d, h, w, e.g. dhw"
+        ),
     ] = None,
     model: Annotated[
         Path | None, typer.Option("--model", help="The FP32 model, when it is not where it was at build time")
@@ -102,7 +111,8 @@ def run(
     from trtforge.pipeline.volumes import takes_volumes
 
     single = {"probabilities": probabilities, "picture": picture, "html": html}
-    chosen = {"overlap": overlap, "weights": weights and weights.value, "mirror": mirror and tuple(mirror)}
+    axes = None if mirror is None else tuple(mirror)
+    chosen = {"overlap": overlap, "weights": weights and weights.value, "mirror": axes}
     overrides = {name: value for name, value in chosen.items() if value is not None}
     version = open_engine(engine, here=this_machine())
     if takes_volumes(version):
@@ -118,7 +128,7 @@ def run(
             pictures=pictures,
             single=single,
             overrides=overrides,
-            compare_with_fp32=against is Against.fp32,
+            compare_with_fp32=against is Against.fp32 or (against is None and model is not None),
             model=model,
         )
         return

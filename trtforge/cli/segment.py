@@ -33,24 +33,18 @@ def segment(
     model: Path | None,
 ) -> None:
     """``single``: places of the only scan's probabilities, picture and page."""
-    from trtforge.pipeline.cohort import expand, requests
+    from trtforge.pipeline.requests import expand, from_set, requests
     from trtforge.pipeline.volumes import run_volumes
 
-    paths = expand(scans)
-    named = {"out": out, **single}
-    given = [f"--{name}" for name, path in named.items() if path is not None]
-    if (len(paths) > 1 or out_dir is not None) and given:
-        raise OneScanOnly(
-            f"{given[0]} names one file",
-            where=f"{len(paths)} scans" + (f", --out-dir {out_dir}" if out_dir else ""),
-            why="results of several scans go to a folder",
-            next="--out-dir FOLDER" + (" --pictures" if "--picture" in given else ""),
-        )
+    listed = from_set(Path(scans[0]), version) if len(scans) == 1 and scans[0].endswith((".yaml", ".yml")) else None
+    paths = expand(scans) if listed is None else list(listed)
+    _check_single(paths, out_dir, {"out": out, **single}, pictures)
     wanted = requests(
         paths,
         out_dir=out_dir,
         labels=out,
         truth=truth,
+        truths=listed or {},
         probabilities=single["probabilities"],
         picture=single["picture"],
         page=single["html"],
@@ -75,6 +69,24 @@ def segment(
         ui.end(error)
 
 
+def _check_single(paths: list[Path], out_dir: Path | None, named: Mapping[str, Path | None], pictures: bool) -> None:
+    """Options that name one file are for one scan; those of several go to a folder. Raises USE110."""
+    given = [f"--{name}" for name, path in named.items() if path is not None]
+    if (len(paths) > 1 or out_dir is not None) and given:
+        raise OneScanOnly(
+            f"{given[0]} names one file",
+            where=f"{len(paths)} scans" + (f", --out-dir {out_dir}" if out_dir else ""),
+            why="results of several scans go to a folder",
+            next="--out-dir FOLDER" + (" --pictures" if "--picture" in given else ""),
+        )
+    if pictures and out_dir is None:
+        raise OneScanOnly(
+            "--pictures has no folder to write to",
+            why="it adds a picture of each scan to the labels in --out-dir",
+            next="--out-dir FOLDER --pictures, or --picture FILE.png for one scan",
+        )
+
+
 def _show(ui: Ui, report: VolumesReport, out_dir: Path | None) -> None:
     manifest, cohort = report.version.manifest, report.cohort
     ui.say(f"{report.version.path}: {manifest.recipe['precision']} by {manifest.backend}, for {manifest.target.key}")
@@ -84,11 +96,11 @@ def _show(ui: Ui, report: VolumesReport, out_dir: Path | None) -> None:
         windows, seconds = sum(r.windows for r in done), sum(r.seconds for r in done)
         peak = "" if report.peak_memory is None else f"; peak memory {human_bytes(report.peak_memory)}, all included"
         if done:
-            loop = seconds - sum(r.engine_seconds for r in done)
-            ui.say(
-                f"{windows} windows in {seconds:.1f} s, {windows / seconds:.2f} a second; "
-                f"{loop / seconds:.1%} of it outside the engine ({report.accumulator} loop){peak}"
+            share = 1 - sum(r.engine_seconds for r in done) / seconds
+            loop = (
+                "on the GPU" if done[0].loop == "gpu" else f"{share:.1%} of it outside the engine ({done[0].loop} loop)"
             )
+            ui.say(f"{windows} windows in {seconds:.1f} s, {windows / seconds:.2f} a second; {loop}{peak}")
         if len(done) < len(cohort.results):
             ui.say(f"{len(cohort.results) - len(done)} finished earlier, taken from {out_dir}")
         for result in cohort.results if out_dir is None else ():

@@ -123,6 +123,17 @@ class OneScanOnly(TrtforgeError):
     title = "option for one scan"
 
 
+class WouldOverwrite(TrtforgeError):
+    """A result would be written over a scan, over its truth, or over another result.
+
+    Nothing was started. Results go to files of their own: another `--out`, or an `--out-dir` that holds nothing else.
+    `trtforge prepare` takes two folders.
+    """
+
+    code = "USE111"
+    title = "result over an input"
+
+
 class LintFailed(TrtforgeError):
     """`trtforge lint` found something that would make the build fail, or the engine wrong, on its target.
 

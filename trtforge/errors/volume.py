@@ -127,7 +127,7 @@ class SeriesUnclear(TrtforgeError):
 
 
 class VolumeTooLarge(TrtforgeError):
-    """On the network's grid this volume would not fit into memory, or have more than 2**31 voxels.
+    """On the network's grid this volume would have more than 2**31 voxels.
 
     No scan of a person is that large: with voxels of 1 mm it would be 1.3 m in each direction. The spacing in the
     header is probably not in millimetres, or `spacing` in the recipe is far too fine.
@@ -191,10 +191,10 @@ class LabelsInvalid(TrtforgeError):
 
 
 class OutputUnsupported(TrtforgeError):
-    """Labels and probabilities are not written in this format.
+    """Results are not written in this format.
 
-    Written are `.nii`, `.nii.gz`, and with SimpleITK (extra `itk`) `.nrrd` and `.mha`. This is found out before any
-    work is done.
+    Labels and probabilities are written as `.nii`, `.nii.gz`, and with SimpleITK (extra `itk`) `.nrrd` and `.mha`;
+    pictures as `.png`, pages as `.html`. This is found out before any work is done.
     """
 
     code = "VOL301"

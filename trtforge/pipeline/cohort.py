@@ -17,18 +17,13 @@ from typing import Any
 from trtforge.digest import digest_json, sha256_file
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.environment import refusal
-from trtforge.errors.volume import CasesFailed, SameCase, VolumeMissing
+from trtforge.errors.volume import CasesFailed, VolumeMissing
 from trtforge.evaluate.dice import mean
 from trtforge.files import remove_leftovers, write_json, write_text
-from trtforge.pipeline.segment import CaseResult, Request, Segmenter
+from trtforge.pipeline.case import CaseResult, Request
+from trtforge.pipeline.segment import Segmenter
 from trtforge.progress import QUIET, Progress
-from trtforge.samples.sources import beside
-from trtforge.volumes.volume import stem
-
-LABELS = ".nii.gz"
-
-KITS19 = "imaging"
-"""What every scan of KiTS19 is called, in a folder named after the case."""
+from trtforge.volumes.read import DETACHED
 
 
 @dataclass(frozen=True)
@@ -57,63 +52,30 @@ class Cohort:
 
     def error(self, *, where: str) -> CasesFailed | None:
         """The error to end with, None when every case went through."""
-        if not self.failed:
-            return None
-        total = len(self.failed) + len(self.results)
-        name, first = next(iter(self.failed.items()))
-        return CasesFailed(
-            f"{len(self.failed)} of {total} scans failed",
-            where=where,
-            why=f"{name}: {first.code} {first.what}"
-            + (f"; {len(self.failed) - 1} more" if len(self.failed) > 1 else ""),
-            next="mend or remove them, and give the same command again: what is finished is kept",
-        )
+        return failures(self.failed, len(self.results), where=where)
 
 
-def requests(
-    scans: Sequence[Path],
-    *,
-    out_dir: Path | None = None,
-    labels: Path | None = None,
-    truth: str | None = None,
-    **others: Path | None,
-) -> list[Request]:
-    """One request a scan.
-
-    Args:
-        out_dir: where labels go, as NAME.nii.gz.
-        labels: where the labels of the only scan go.
-        truth: a path, in which ``{folder}`` and ``{name}`` stand for the scan's.
-        others: places of the only scan's `probabilities`, `picture`, `page`; of several, they go to ``out_dir``.
-
-    Raises VOL101 for a scan that does not exist and could be a mistyped pattern, VOL402 for two of one name.
-    """
-    named = _names(scans)
-    return [
-        Request(
-            scan=scan,
-            name=name,
-            truth=None if truth is None else beside(truth, scan, Path()),
-            labels=labels if out_dir is None else out_dir / f"{name}{LABELS}",
-            **others,
-        )
-        for name, scan in named.items()
-    ]
+def as_error(error: TrtforgeError | OSError) -> TrtforgeError:
+    """The system's refusal of a file as an error like any other. Raises what is no such refusal."""
+    if isinstance(error, TrtforgeError):
+        return error
+    if (refused := refusal(error)) is None:
+        raise error
+    return refused
 
 
-def expand(patterns: Sequence[str]) -> list[Path]:
-    """Paths, and the files that quoted patterns match, sorted. Raises VOL101 when a pattern matches nothing."""
-    import glob
-
-    found: list[Path] = []
-    for pattern in patterns:
-        if Path(pattern).exists() or not glob.has_magic(pattern):
-            found.append(Path(pattern))
-        elif matches := sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute pattern
-            found += map(Path, matches)
-        else:
-            raise VolumeMissing("no file matches the pattern", where=pattern, next="correct it; quote it for the shell")
-    return found
+def failures(failed: Mapping[str, TrtforgeError], done: int, *, where: str) -> CasesFailed | None:
+    """The error of some cases of several, which names the first; None when none failed."""
+    if not failed:
+        return None
+    name, first = next(iter(failed.items()))
+    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    return CasesFailed(
+        f"{len(failed)} of {len(failed) + done} scans failed",
+        where=where,
+        why=f"{name}: {first.code} {first.what}{': ' + first.why if first.why else ''}{more}",
+        next="mend or remove them, and give the same command again: what is finished is kept",
+    )
 
 
 def run_cohort(
@@ -130,12 +92,8 @@ def run_cohort(
             task.note(request.name)
             try:
                 results.append(_one(segmenter, request, out_dir, key, progress))
-            except TrtforgeError as error:
-                failed[request.name] = error
-            except OSError as error:
-                if (refused := refusal(error)) is None:
-                    raise
-                failed[request.name] = refused
+            except (TrtforgeError, OSError) as error:
+                failed[request.name] = as_error(error)
             if (problem := failed.get(request.name)) is not None:
                 why = f": {problem.why}" if problem.why else ""
                 progress.warn(f"{request.name}: {problem.code} {problem.what}{why}")
@@ -151,13 +109,17 @@ def _one(segmenter: Segmenter, request: Request, out_dir: Path, key: Any, progre
     for path in (request.scan, request.truth):
         if path is not None and not path.exists():
             raise VolumeMissing("there is no such file or folder", where=str(path), next=f"look: ls {path.parent}")
-    decided = digest_json([key, _digest(request.scan), _digest(request.truth), sorted(request.outputs())])
+    digest = _digest(request.scan)
+    decided = digest_json([key, digest, _digest(request.truth), sorted(request.outputs())])
     if (earlier := _earlier(record, decided, request)) is not None:
         progress.log(f"{request.name}: finished earlier")
         return earlier
     for path in (record, *request.outputs().values()):
         remove_leftovers(path)
-    result = segmenter.run(request, progress=progress)
+        path.unlink(
+            missing_ok=True
+        )  # of another scan or other options: if this fails, nothing is to look like its result
+    result = replace(segmenter.run(request, progress=progress), digest=digest)
     digests = {name: sha256_file(path) for name, path in result.outputs.items()}
     write_json(record, {"key": decided, "sha256": digests, "result": result.to_json()})
     return result
@@ -178,30 +140,15 @@ def _earlier(record: Path, key: str, request: Request) -> CaseResult | None:
 
 
 def _digest(path: Path | None) -> Any:
-    """sha256 of a file; of a folder, of every file in it by name."""
+    """sha256 of a file, or of every file in a folder; of a header without its voxels, the state of its folder."""
     if path is None:
         return None
     if path.is_dir():
         return {file.name: sha256_file(file) for file in sorted(path.iterdir()) if file.is_file()}
+    if path.suffix.lower() in DETACHED:
+        states = [(file.name, file.stat()) for file in sorted(path.parent.iterdir()) if file.is_file()]
+        return {name: [state.st_size, state.st_mtime_ns] for name, state in states}
     return sha256_file(path)
-
-
-def _names(scans: Sequence[Path]) -> dict[str, Path]:
-    """A name for each scan: its file's, or its folder's where files are called alike. Raises VOL402."""
-    stems = [stem(scan) for scan in scans]
-    alike = len(set(stems)) < len(stems) or set(stems) == {KITS19}
-    named: dict[str, Path] = {}
-    for scan, own in zip(scans, stems, strict=True):
-        name = scan.resolve().parent.name if alike else own
-        if name in named:
-            raise SameCase(
-                f"two scans are called {name!r}",
-                where=str(scan),
-                why=f"the other is {named[name]}",
-                next="give each an --out-dir of its own, or rename one",
-            )
-        named[name] = scan
-    return named
 
 
 def _csv(cohort: Cohort) -> str:

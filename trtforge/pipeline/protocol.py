@@ -11,19 +11,24 @@ import gzip
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trtforge import __version__
 from trtforge.digest import sha256_file
 from trtforge.errors.base import TrtforgeError
+from trtforge.errors.usage import WouldOverwrite
 from trtforge.errors.volume import CasesFailed, CaseUnknown, VolumeMissing
 from trtforge.files import atomic_open, remove_leftovers, write_json
+from trtforge.pipeline.cohort import as_error, failures
 from trtforge.progress import QUIET, Progress
 from trtforge.volumes.place import Placed
-from trtforge.volumes.protocols import KITS19, Protocol, mark, network_affine, place_once
+from trtforge.volumes.protocols import KITS19, ScanProtocol, mark, network_affine, place_once
 from trtforge.volumes.read import read_labels, read_volume
+from trtforge.volumes.turn import orientation_of
 from trtforge.volumes.volume import Volume
 
 SCAN, TRUTH = "imaging.nii.gz", "segmentation.nii.gz"
@@ -73,15 +78,8 @@ class Preparation:
         }
 
     def error(self, *, where: str) -> CasesFailed | None:
-        if not self.failed:
-            return None
-        name, first = next(iter(self.failed.items()))
-        return CasesFailed(
-            f"{len(self.failed)} of {len(self.failed) + len(self.cases)} cases could not be prepared",
-            where=where,
-            why=f"{name}: {first.code} {first.what}" + (f"; {first.why}" if first.why else ""),
-            next="fetch or mend them, and give the same command again: what is finished is kept",
-        )
+        """The error to end with, None when every case went through."""
+        return failures(self.failed, len(self.cases), where=where)
 
 
 def prepare(name: str, raw: Path, out: Path, *, cases: Sequence[str] = (), progress: Progress = QUIET) -> Preparation:
@@ -97,15 +95,22 @@ def prepare(name: str, raw: Path, out: Path, *, cases: Sequence[str] = (), progr
     protocol = PROTOCOLS[name]
     done: list[PreparedCase] = []
     failed: dict[str, TrtforgeError] = {}
-    wanted = list(_wanted(raw, cases))
+    wanted = list(dict.fromkeys(_wanted(raw, cases)))
+    if raw.resolve() == out.resolve():
+        raise WouldOverwrite(
+            "prepared cases would be written over the raw ones",
+            where=str(out),
+            why="RAW_DIR and OUT_DIR are one folder",
+            next="name another folder for the prepared cases",
+        )
     with progress.task(f"prepare {name}", len(wanted)) as task:
         for case in wanted:
             task.note(case)
             try:
                 done.append(_one(protocol, case, raw / COPIES.get(case, case), out / case, progress))
-            except TrtforgeError as error:
-                failed[case] = error
-                progress.warn(f"{case}: {error.code} {error.what}" + (f": {error.why}" if error.why else ""))
+            except (TrtforgeError, OSError) as error:
+                failed[case] = problem = as_error(error)
+                progress.warn(f"{case}: {problem.code} {problem.what}" + (f": {problem.why}" if problem.why else ""))
             task.advance()
     found = Preparation(name, tuple(done), failed)
     write_json(out / "summary.json", found.to_json())
@@ -121,8 +126,8 @@ def _wanted(raw: Path, cases: Sequence[str]) -> Iterator[str]:
             why=f"looked for {raw}/*/{SCAN}",
             next="name the folder that holds case_00000 and so on; calib_data/kits19.yaml says how to fetch it",
         )
-    for entry in cases or there:
-        if entry not in CASES and not entry.startswith("case_"):
+    for entry in dict.fromkeys(cases) or there:
+        if entry not in {*CASES, *there} and not entry.startswith("case_"):
             raise CaseUnknown(
                 f"there are no cases {entry!r}",
                 why=f"sets are {', '.join(CASES)}; single cases are called like {there[0]}",
@@ -131,19 +136,25 @@ def _wanted(raw: Path, cases: Sequence[str]) -> Iterator[str]:
         yield from CASES.get(entry, (entry,))
 
 
-def _one(protocol: Protocol, name: str, source: Path, target: Path, progress: Progress) -> PreparedCase:
+def _one(protocol: ScanProtocol, name: str, source: Path, target: Path, progress: Progress) -> PreparedCase:
     scan, truth = source / SCAN, source / TRUTH
     if not scan.is_file():
         raise VolumeMissing("the case is not there", where=str(scan), next="fetch it; see calib_data/kits19.yaml")
     sources = {path.name: sha256_file(path) for path in (scan, truth) if path.is_file()}
-    key = {"protocol": mark(protocol.spec, protocol.window), "sources": sources}
+    tools = {"trtforge": __version__, "scipy": metadata.version("scipy")}
+    key = {"protocol": mark(protocol.spec, protocol.window), "sources": sources, "tools": tools}
     record = target / RECORD
     if (earlier := _earlier(record, key, name)) is not None:
         progress.log(f"{name}: finished earlier")
         return earlier
     for path in (target / PREPARED_SCAN, target / TRUTH, record):
         remove_leftovers(path)
+        path.unlink(missing_ok=True)  # of another scan: if this fails, nothing is to look like its result
     volume = read_volume(scan)
+    if (axes := "".join(orientation_of(volume.affine))) != protocol.spec.orientation:
+        progress.warn(
+            f"{name}: its axes run to {axes}, not {protocol.spec.orientation} as the data set's; it was turned"
+        )
     placed = place_once(volume, protocol.spec, protocol.window)
     _write(target / PREPARED_SCAN, placed.array, volume, placed, protocol)
     outputs = [target / PREPARED_SCAN]
@@ -167,7 +178,7 @@ def _earlier(record: Path, key: dict[str, Any], name: str) -> PreparedCase | Non
         return None
 
 
-def _write(path: Path, voxels: np.ndarray[Any, Any], volume: Volume, placed: Placed, protocol: Protocol) -> None:
+def _write(path: Path, voxels: np.ndarray[Any, Any], volume: Volume, placed: Placed, protocol: ScanProtocol) -> None:
     """A NIfTI file on the network's grid, marked with what was done to it. Equal input gives equal bytes."""
     import nibabel
 

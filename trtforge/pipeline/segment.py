@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,112 +16,22 @@ from trtforge import memory
 from trtforge.backends.base import Session
 from trtforge.errors.verify import TruthBeyondClasses
 from trtforge.errors.windows import NotEnoughMemory
-from trtforge.evaluate.dice import Labels, confusion, dice, mean
+from trtforge.evaluate.dice import Labels, confusion, dice
 from trtforge.evaluate.labels import class_names
-from trtforge.files import check_place
+from trtforge.pipeline.case import AGAINST, CaseResult, Request
 from trtforge.progress import QUIET, Progress
 from trtforge.recipe.models import Engine, InputSpec, VolumePreprocess
 from trtforge.runtime.windows.choose import Loop
 from trtforge.runtime.windows.loop import Window
-from trtforge.runtime.windows.memory import predict
-from trtforge.samples.volumes import window_of
-from trtforge.volumes.protocols import place_once
-from trtforge.volumes.read import read_labels, read_volume
-from trtforge.volumes.volume import Volume
+from trtforge.volumes.protocols import place_once, shape_of
+from trtforge.volumes.read import load, open_scan, read_labels
+from trtforge.volumes.scan import Scan
+from trtforge.volumes.volume import Volume, by
 from trtforge.volumes.windows import WindowGrid
-from trtforge.volumes.write import check_writable, write_labels, write_probabilities
+from trtforge.volumes.write import write_labels, write_probabilities
 
 if TYPE_CHECKING:
     from trtforge.report.case import SegmentedCase
-
-
-@dataclass(frozen=True)
-class Request:
-    """A scan, its truth if there is one, and where results go; what is None is not made."""
-
-    scan: Path
-    name: str
-    truth: Path | None = None
-    labels: Path | None = None
-    probabilities: Path | None = None
-    picture: Path | None = None
-    page: Path | None = None
-
-    def outputs(self) -> dict[str, Path]:
-        places = {name: getattr(self, name) for name in ("labels", "probabilities", "picture", "page")}
-        return {name: path for name, path in places.items() if path is not None}
-
-    def check(self) -> None:
-        """Can every result be written? Raises VOL301, ENV101, ENV102, OSError."""
-        for path in (self.labels, self.probabilities):
-            if path is not None:
-                check_writable(path)
-        for path in (self.picture, self.page):
-            if path is not None:
-                check_place(path)
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """What a scan gave. ``dice``: "truth", "FP32" -> class -> Dice, on the scan's grid.
-
-    ``seconds``: in the loop, of which ``engine_seconds`` in the engine; ``whole_seconds``: reading and writing too.
-    """
-
-    name: str
-    scan: Path
-    shape: tuple[int, ...]
-    grid: tuple[int, ...]
-    windows: int
-    seconds: float
-    engine_seconds: float
-    whole_seconds: float
-    memory: Mapping[str, int]
-    millilitres: Mapping[str, float]
-    dice: Mapping[str, Mapping[str, float]]
-    outputs: Mapping[str, Path]
-    warnings: tuple[str, ...] = ()
-    reused: bool = field(default=False, compare=False)
-
-    @property
-    def composite(self) -> dict[str, float]:
-        """MLPerf's score of a case: the mean of Dice over the classes."""
-        return {against: mean(list(scores.values())) for against, scores in self.dice.items()}
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "case": self.name,
-            "scan": str(self.scan),
-            "shape": list(self.shape),
-            "grid": list(self.grid),
-            "windows": self.windows,
-            "seconds": round(self.seconds, 3),
-            "engine_seconds": round(self.engine_seconds, 3),
-            "whole_seconds": round(self.whole_seconds, 3),
-            "memory": dict(self.memory),
-            "millilitres": dict(self.millilitres),
-            "dice": {against: dict(scores) for against, scores in self.dice.items()},
-            "composite": self.composite,
-            "outputs": {name: str(path) for name, path in self.outputs.items()},
-            "warnings": list(self.warnings),
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> CaseResult:
-        """A result written earlier. Raises KeyError, TypeError, ValueError."""
-        plain = {key: value[key] for key in ("windows", "seconds", "engine_seconds", "whole_seconds", "millilitres")}
-        return cls(
-            name=value["case"],
-            scan=Path(value["scan"]),
-            shape=tuple(value["shape"]),
-            grid=tuple(value["grid"]),
-            memory=value["memory"],
-            dice=value["dice"],
-            outputs={name: Path(path) for name, path in value["outputs"].items()},
-            warnings=tuple(value["warnings"]),
-            reused=True,
-            **plain,
-        )
 
 
 @dataclass(frozen=True)
@@ -157,16 +67,25 @@ class Segmenter:
 
         Raises VOL, ENG304, ENG305, ENV103, VER106, and what the session raises.
         """
+        try:
+            return self._run(request, progress)
+        except MemoryError as error:
+            raise NotEnoughMemory(
+                "memory ran out", where=str(request.scan), why=str(error), next="free memory, or use a larger machine"
+            ) from error
+
+    def _run(self, request: Request, progress: Progress) -> CaseResult:
         started = time.perf_counter()
         request.check()
-        volume = read_volume(request.scan)
+        wanted = request.probabilities is not None
+        scan = open_scan(request.scan)
+        taken = self._check_memory(scan, wanted, request, progress)
+        volume = load(scan)
         names = class_names(self.engine, self.window.classes)
         truth = None if request.truth is None else _truth(request.truth, volume, names)
         for warning in volume.warnings:
             progress.warn(f"{request.name}: {warning}")
-        placed = place_once(volume, self.preprocess, window_of(self.spec))
-        wanted = request.probabilities is not None
-        taken = self._check_memory(volume, placed.array.shape, wanted, request, progress)
+        placed = place_once(volume, self.preprocess, self.window.size)
         shape = self.spec.shape
         found = self.loop.run(self.session, placed.array, shape, probabilities=wanted, progress=progress)
         labels = placed.labels_back(found.labels)
@@ -175,7 +94,7 @@ class Segmenter:
             reference = placed.labels_back(self.loop.run(self.reference, placed.array, shape, progress=progress).labels)
         scores = {
             against: dict(zip(names[1:], dice(labels, other, len(names)), strict=True))
-            for against, other in (("truth", truth), ("FP32", reference))
+            for against, other in zip(AGAINST, (truth, reference), strict=True)
             if other is not None
         }
         if request.labels is not None:
@@ -188,6 +107,7 @@ class Segmenter:
             shape=volume.shape,
             grid=placed.array.shape,
             windows=found.windows,
+            loop=found.where,
             seconds=found.seconds,
             engine_seconds=found.engine_seconds,
             whole_seconds=time.perf_counter() - started,
@@ -201,29 +121,25 @@ class Segmenter:
             _show(request, self._case(volume, labels, truth, reference, names, result))
         return result
 
-    def _check_memory(
-        self, volume: Volume, grid: tuple[int, ...], probabilities: bool, request: Request, progress: Progress
-    ) -> dict[str, int]:
-        """Bytes by name, told before the loop starts. Raises NotEnoughMemory (ENV103)."""
+    def _check_memory(self, scan: Scan, probabilities: bool, request: Request, progress: Progress) -> dict[str, int]:
+        """Bytes by name, from the header, before a voxel is read. Raises NotEnoughMemory (ENV103)."""
         window = self.window
-        depth, height, width = grid
-        lattice = WindowGrid.of((depth, height, width), window.size, self.loop.options.overlap)
-        taken = predict(lattice, window, probabilities=probabilities)
-        taken["labels on the scan's grid"] = 2 * prod(volume.shape)
+        grid = WindowGrid.of(shape_of(scan, self.preprocess, window.size), window.size, self.loop.options.overlap)
+        taken = self.loop.memory(self.session, window, grid, probabilities=probabilities)
+        voxels = prod(scan.shape)
+        taken["scan, and its copy while it is resampled"] = 2 * voxels * scan.kept_dtype.itemsize
+        taken["labels on the scan's grid"] = (2 + (request.truth is not None) + (self.reference is not None)) * voxels
         if probabilities:
-            taken["probabilities on the scan's grid"] = prod(volume.shape) * window.classes * 4
-        more = sum(taken.values()) - taken["volume"]  # which is there already
-        size = " x ".join(map(str, window.size))
+            taken["probabilities on the scan's grid"] = voxels * window.classes * 4
+        needed, free = sum(taken.values()), memory.available()
         progress.log(
-            f"{request.name}: {' x '.join(map(str, volume.shape))} voxels, on the network's grid "
-            f"{' x '.join(map(str, grid))}; {len(lattice)} windows of {size}; "
-            f"{memory.human_bytes(sum(taken.values()))} beside the scan and the network"
+            f"{request.name}: {by(scan.shape)} voxels, on the network's grid {by(grid.shape)}; {len(grid)} windows of "
+            f"{by(window.size)}; at most {memory.human_bytes(needed)} beside the network"
         )
-        free = memory.available()
-        if free is not None and more > free:
-            parts = [f"{name} {memory.human_bytes(size)}" for name, size in taken.items() if name != "volume"]
+        if free is not None and needed > free:
+            parts = [f"{name} {memory.human_bytes(size)}" for name, size in taken.items()]
             raise NotEnoughMemory(
-                f"the scan needs {memory.human_bytes(more)}, and {memory.human_bytes(free)} are free",
+                f"the scan needs {memory.human_bytes(needed)}, and {memory.human_bytes(free)} are free",
                 where=str(request.scan),
                 why=", ".join(parts),
                 next="free memory"
@@ -244,6 +160,7 @@ class Segmenter:
         from trtforge.report.case import SegmentedCase
 
         low, high = self.preprocess.clip or (float(volume.voxels.min()), float(volume.voxels.max()))
+        high = max(high, low + 1)  # a scan may hold one value only
         rate = f"{result.windows} in {result.seconds:.1f} s, {result.windows / result.seconds:.2f}/s"
         facts = {"engine": self.title, **self.facts, "windows": rate}
         return SegmentedCase(

@@ -61,7 +61,9 @@ def open_set(
     _check_specs(inputs)
     chosen = tuple(listed[:limit])
     if any(spec.preprocess.kind == "volume" for spec in inputs.values()):
-        from trtforge.samples.volumes import VolumeSamples
+        from trtforge.samples.volumes import VolumeSamples, refuse_detached
+
+        refuse_detached(chosen)
 
         return VolumeSamples(description.name, chosen, dict(inputs), windows or Windows(), description.licence)
     return FileSamples(description.name, chosen, inputs, description.licence)

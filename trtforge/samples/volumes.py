@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trtforge.digest import digest_json
-from trtforge.errors.calibration import SampleUnreadable
+from trtforge.errors.calibration import SampleUnsupported
 from trtforge.samples.base import Sample
 from trtforge.samples.listed import Listed, preprocessing
 
@@ -84,20 +84,15 @@ class VolumeSamples:
         return [f"{item.id}#{number + 1}" for number in range(self.windows.per_volume)]
 
     def _case(self, item: Listed) -> Case:
-        from trtforge.volumes.place import place
+        from trtforge.volumes.protocols import place_once
         from trtforge.volumes.read import read_labels, read_volume
 
         (spec,) = self.inputs.values()
         (file,) = item.files.values()
         digest = item.digest()
-        try:
-            volume = read_volume(file.path)
-            truth = None if item.labels is None else read_labels(item.labels, volume)
-        except OSError as error:
-            raise SampleUnreadable(
-                "the file cannot be read", where=item.id, why=error.strerror or str(error)
-            ) from error
-        placed = place(volume, _volume(spec), window_of(spec))
+        volume = read_volume(file.path)
+        truth = None if item.labels is None else read_labels(item.labels, volume)
+        placed = place_once(volume, _volume(spec), window_of(spec))
         return Case(item.id, digest, volume, placed, None if truth is None else placed.labels_forward(truth))
 
     def _chosen(self, case: Case) -> Iterator[np.ndarray[Any, Any]]:
@@ -110,7 +105,7 @@ class VolumeSamples:
         recipe, array = _volume(spec), case.placed.array
         depth, height, width = array.shape
         grid = WindowGrid.of((depth, height, width), window_of(spec), self.windows.overlap)
-        organ = organ_of(array, case.labels, clipped=recipe.clip is not None)
+        organ = organ_of(case.placed, case.labels, clipped=recipe.clip is not None)
         seed = [self.windows.seed, int(case.digest[:16], 16)]
         for window in choose(grid, organ, self.windows.per_volume, seed):
             yield np.ascontiguousarray(array[grid.slices(window)])
@@ -125,3 +120,18 @@ def window_of(spec: InputSpec) -> tuple[int, int, int]:
 def _volume(spec: InputSpec) -> VolumePreprocess:
     assert spec.preprocess.kind == "volume"
     return spec.preprocess
+
+
+def refuse_detached(listed: Collection[Listed]) -> None:
+    """A header whose voxels lie in another file has no digest that would tell when they change. Raises CAL105."""
+    from trtforge.volumes.read import DETACHED
+
+    for item in listed:
+        for path in (*(file.path for file in item.files.values()), *([item.labels] if item.labels else [])):
+            if path.suffix.lower() in DETACHED:
+                raise SampleUnsupported(
+                    f"`{path.name}` is a header without voxels",
+                    where=item.where,
+                    why="a set pins what it lists by its digest, and the voxels are in another file",
+                    next="write the scan into one file: .nii.gz, .nrrd or .mha",
+                )

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from trtforge.volumes.place import Placed
+from trtforge.volumes.volume import Array
 from trtforge.volumes.windows import Shape, WindowGrid
 
 
@@ -33,13 +35,16 @@ def choose(grid: WindowGrid, organ: np.ndarray[Any, np.dtype[np.bool_]], count: 
     return [windows[order[at % len(order)]] for at in range(count)]
 
 
-def organ_of(
-    array: np.ndarray[Any, Any], labels: np.ndarray[Any, Any] | None, *, clipped: bool
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Voxels that belong to the organ: labelled ones; without labels, those above the smallest and below the largest
-    value, which of a clipped scan are the soft tissue; of one that was not clipped, those above the mean."""
+def organ_of(placed: Placed, labels: Array | None, *, clipped: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Voxels that belong to the organ, bool [D, H, W]: those that ``labels`` [D, H, W] marks.
+
+    Without labels, of the scan's own voxels (padding is none) those above the smallest and below the largest value,
+    which of a clipped scan are the soft tissue; of one that was not clipped, those above the mean.
+    """
     if labels is not None:
-        organ = labels > 0
-    else:
-        organ = (array > array.min()) & (array < array.max()) if clipped else array > array.mean()
-    return np.asarray(organ, np.bool_)
+        return np.asarray(labels > 0, np.bool_)
+    organ = np.zeros(placed.array.shape, np.bool_)
+    kept = tuple(fit.kept for fit in placed.fits)
+    own = placed.array[kept]
+    organ[kept] = (own > own.min()) & (own < own.max()) if clipped else own > own.mean()
+    return organ

@@ -62,7 +62,16 @@ class NiftiFile:
             raise EOFError(f"it ends before its voxels, which begin at byte {start}")
         header = stored.copy()
         header.check_fix(logging.Logger("quiet", logging.CRITICAL + 1), error_level=40)
-        return cls(path, Template(stored, extensions), header, start)
+        opened = cls(path, Template(stored, extensions), header, start)
+        opened._check_size()
+        return opened
+
+    def _check_size(self) -> None:
+        """A file that is not packed must have the voxels it claims, before memory is taken for them."""
+        stored, count = self.header.get_data_dtype(), prod(self.shape)
+        there = (self.path.stat().st_size - self.voxels_at) // max(stored.itemsize, 1)
+        if there < count and not _packed(self.path):
+            raise EOFError(f"it ends after {max(there, 0)} of {count} voxels")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -118,9 +127,12 @@ def open_nifti(path: Path) -> Scan:
 
 def _opened(path: Path) -> BinaryIO:
     """The contents decide whether it is gzipped: a `.nii` that is, or a `.nii.gz` that is not, is read all the same."""
+    return cast(BinaryIO, gzip.open(path)) if _packed(path) else path.open("rb")
+
+
+def _packed(path: Path) -> bool:
     with path.open("rb") as stream:
-        compressed = stream.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(path)) if compressed else path.open("rb")
+        return stream.read(2) == b"\x1f\x8b"
 
 
 def _stored_header(data: bytes) -> Any:

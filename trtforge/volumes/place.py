@@ -10,6 +10,7 @@ from math import prod
 import numpy as np
 
 from trtforge.errors.volume import VolumeTooLarge
+from trtforge.errors.windows import NotEnoughMemory
 from trtforge.ort import usable_cpus
 from trtforge.recipe.models import VolumePreprocess
 from trtforge.volumes import aligned
@@ -97,7 +98,7 @@ def place(volume: Volume, spec: VolumePreprocess, roi: Shape) -> Placed:
     In memory, beside the scan: the result, a few MiB a thread, and a copy of the scan in its own type when its axes do
     not already lie in memory in the order D, H, W.
 
-    Raises: VOL112.
+    Raises: VOL112, ENV103.
     """
     turn = Turn.to(spec.orientation, volume.affine)
     fits = fit_axes(turn.order(volume.shape), turn.order(volume.spacing), spec, roi)
@@ -108,19 +109,26 @@ def place(volume: Volume, spec: VolumePreprocess, roi: Shape) -> Placed:
 
 
 def _allocated(volume: Volume, fits: Sequence[AxisFit]) -> Array:
-    sizes = [fit.size for fit in fits]
+    sizes = tuple(fit.size for fit in fits)
+    gib = prod(sizes) * 4 / 2**30
+    facts = f"it would be {by(sizes)} voxels, {gib:.4g} GiB; "
+    facts += f"in the file it is {by(volume.shape)}, each {by(volume.spacing)} mm"
+    if prod(sizes) > LARGEST:
+        raise VolumeTooLarge(
+            "the volume is too large for the network's grid",
+            where=str(volume.path),
+            why=facts,
+            next="check the spacing in the file's header, and `spacing` in the recipe",
+        )
     try:
-        if prod(sizes) <= LARGEST:
-            return aligned.empty(tuple(sizes), np.float32)
-    except MemoryError:
-        pass
-    raise VolumeTooLarge(
-        "the volume is too large for the network's grid",
-        where=str(volume.path),
-        why=f"it would be {by(sizes)} voxels, {prod(sizes) * 4 / 2**30:.4g} GiB; in the file it is {by(volume.shape)}, "
-        f"each {by(volume.spacing)} mm",
-        next="check the spacing in the file's header, and `spacing` in the recipe",
-    )
+        return aligned.empty(sizes, np.float32)
+    except MemoryError as error:
+        raise NotEnoughMemory(
+            "the scan does not fit into memory on the network's grid",
+            where=str(volume.path),
+            why=facts,
+            next="free memory, or run it on a larger machine; check the spacing in the file's header",
+        ) from error
 
 
 def _in_memory_order(voxels: Array) -> Array:

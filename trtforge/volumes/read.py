@@ -22,19 +22,29 @@ from trtforge.volumes.volume import GRID_TOLERANCE, Array, Volume, by, displacem
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+DETACHED = (".nhdr", ".mhd")
+"""Of these, the kinds that are a header only: the voxels are in another file."""
 READABLE = (*NIFTI, *ITK)
 """Suffixes, in lower case; a folder is read as a DICOM series."""
 
 
-def read_volume(path: Path) -> Volume:
-    """The scan in a file, or in a folder of DICOM slices. In memory at once: the voxels, and some MiB.
-
-    Voxels read by SimpleITK (all but NIfTI) are there twice for a moment.
-
-    Raises: VOL101-111, ENV101.
-    """
+def open_scan(path: Path) -> Scan:
+    """The header of a scan, checked; its voxels are still to come. Raises: VOL101-105, VOL107-111, ENV101."""
     with decoding(path):
-        scan = _opened(path)
+        return _opened(path)
+
+
+def read_volume(path: Path) -> Volume:
+    """The scan in a file, or in a folder of DICOM slices. Raises what ``open_scan`` and ``load`` raise."""
+    return load(open_scan(path))
+
+
+def load(scan: Scan) -> Volume:
+    """The voxels of a scan. In memory at once: these, and some MiB; read by SimpleITK (all but NIfTI), twice.
+
+    Raises: VOL103 damaged, VOL106 not finite, ENV103 they do not fit into memory.
+    """
+    with decoding(scan.path):
         voxels = np.empty(prod(scan.shape), scan.kept_dtype)
         position = 0
         for values in scan.chunks():
@@ -47,7 +57,7 @@ def read_volume(path: Path) -> Volume:
         voxels=voxels.reshape(scan.shape, order="F"),
         affine=scan.affine,
         spacing=scan.spacing,
-        path=path,
+        path=scan.path,
         template=scan.template,
         warnings=scan.warnings,
     )

@@ -56,3 +56,11 @@ class Turn:
     def _flips(self) -> tuple[slice, slice, slice]:
         first, second, third = (slice(None, None, -1 if flip else 1) for flip in self.flipped)
         return first, second, third
+
+
+def orientation_of(affine: Array) -> str:
+    """Where the axes of a file run to, each to the closest: `IPL` is to inferior, posterior, left."""
+    from nibabel import orientations
+
+    nibabel: Any = orientations
+    return "".join(nibabel.aff2axcodes(affine))

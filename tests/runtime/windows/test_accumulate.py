@@ -109,6 +109,15 @@ def test_the_compiled_one_refuses_what_does_not_fit() -> None:
         sums.push((0, 0, 0), np.zeros((3, 4, 4, 4), np.float64))  # type: ignore[arg-type]
 
 
+@compiled
+def test_windows_out_of_order_are_refused() -> None:
+    grid = WindowGrid.of((12, 4, 4), (4, 4, 4), 0.5)
+    labels = np.zeros(grid.shape, np.uint8)
+    sums = accumulator(Blocks.of(grid), WindowWeights.of("mlperf", grid.window), 3, labels=labels)
+    with pytest.raises(ValueError, match="order of the grid"):
+        sums.push((4, 0, 0), np.zeros((3, 4, 4, 4), np.float32))
+
+
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NUMPY_ONLY, "1")
     grid = WindowGrid.of((4, 4, 4), (4, 4, 4), 0.5)

@@ -120,6 +120,17 @@ def test_an_output_that_is_not_voxelwise_is_refused(output: TensorSpec) -> None:
     assert output.name in caught.value.why and "[N, classes, 8, 6, 10]" in caught.value.why
 
 
+def test_a_size_that_only_a_run_tells_is_held_to_the_window() -> None:
+    """Half the resolution, with sizes that the session leaves open."""
+    network = Network()
+    network.outputs = (TensorSpec("scores", (None, 3, None, None, None), "float32"),)
+    run = network.run
+    network.run = lambda inputs: {"scores": run(inputs)["scores"][..., ::2]}  # type: ignore[method-assign]
+    with pytest.raises(NotVoxelwise, match="not one score") as caught:
+        segment(network, volume(*SIZE), SHAPE, Windows())
+    assert "[1, 3, 8, 6, 5]" in caught.value.why
+
+
 def test_of_several_outputs_the_voxelwise_one_is_taken() -> None:
     network = Network()
     network.outputs = (TensorSpec("loss", (1,), "float32"), *network.outputs)
@@ -177,6 +188,7 @@ def test_the_engine_does_not_wait_for_bookkeeping(monkeypatch: pytest.MonkeyPatc
     array = volume(30, 9, 15)
     found = segment(network, array, SHAPE, Windows())
     assert found.windows >= 24
+    assert found.where == "compiled" or found.where == "numpy"
     assert found.seconds < found.windows * pause * 1.6  # one after the other would be 1.9
 
 

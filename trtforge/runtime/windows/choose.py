@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ from trtforge.runtime.windows.accumulate import Floats
 from trtforge.runtime.windows.cubins import cubin_files
 from trtforge.runtime.windows.cuda import DeviceSession, run_on_gpu
 from trtforge.runtime.windows.loop import Segmented, Window, segment
+from trtforge.runtime.windows.memory import predict
 from trtforge.runtime.windows.weights import WindowWeights
 from trtforge.volumes.windows import WindowGrid
 
@@ -37,6 +39,12 @@ class Loop:
     def on_gpu(self, session: Session, *, probabilities: bool) -> bool:
         """The GPU's loop gives labels only, and runs each window once."""
         return hasattr(session, "bind") and bool(self.cubins) and not probabilities and not self.options.mirror
+
+    def memory(self, session: Session, window: Window, grid: WindowGrid, *, probabilities: bool) -> dict[str, int]:
+        """Bytes of this machine's memory that a run takes, by name, beside scan and network; see `memory.predict`."""
+        if self.on_gpu(session, probabilities=probabilities):
+            return {"volume": 4 * prod(grid.shape), "labels": prod(grid.shape)}
+        return predict(grid, window, mirrored=bool(self.options.mirror), probabilities=probabilities)
 
     def run(
         self,
@@ -64,4 +72,4 @@ class Loop:
         grid = WindowGrid.of((depth, height, width), Window.of(session, shape).size, self.options.overlap)
         labels = run_on_gpu(device, volume, grid, self.weights, self.cubins, progress=progress)
         seconds = time.perf_counter() - started
-        return Segmented(labels, None, len(grid), seconds, seconds)
+        return Segmented(labels, None, len(grid), "gpu", seconds, seconds)

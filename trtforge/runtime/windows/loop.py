@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -19,11 +20,14 @@ from trtforge.backends.feeds import describe
 from trtforge.errors.windows import NotVoxelwise, ScoresNotFinite
 from trtforge.progress import QUIET, Progress
 from trtforge.recipe.models import Windows
-from trtforge.runtime.windows.accumulate import Accumulator, Floats, Labels, accumulator
+from trtforge.runtime.windows.accumulate import Accumulator, Floats, Labels, NumpyAccumulator, accumulator
 from trtforge.runtime.windows.blocks import Blocks
 from trtforge.runtime.windows.weights import WindowWeights
 from trtforge.volumes import aligned
 from trtforge.volumes.windows import Shape, WindowGrid
+
+Where = Literal["compiled", "numpy", "gpu"]
+"""Which loop it was: the accumulator on the CPU, compiled or in NumPy, or the kernels on the GPU."""
 
 AXES = {"d": 2, "h": 3, "w": 4}
 """Axes of a batch of windows, [N, 1, D, H, W], by the letters of `mirror`."""
@@ -33,12 +37,13 @@ AXES = {"d": 2, "h": 3, "w": 4}
 class Segmented:
     """``labels``: uint8 [D, H, W]. ``probabilities``: float32 [classes, D, H, W] when asked for.
 
-    ``engine_seconds``: the time in the engine, of ``seconds`` in all.
+    ``engine_seconds``: the time in the engine, of ``seconds`` in all; on a GPU the two are not told apart.
     """
 
     labels: Labels
     probabilities: Floats | None
     windows: int
+    where: Where
     seconds: float
     engine_seconds: float
 
@@ -63,10 +68,12 @@ class Window:
         fitting = [spec for spec in session.outputs if _is_voxelwise(spec, size)]
         if len(fitting) != 1:
             raise _not_voxelwise(session.outputs, size)
-        if (channels := fitting[0].shape[1]) is None:
+        (given,) = fitting
+        channels = given.shape[1]
+        if channels is None:  # only a run tells
             zeros = np.zeros((batch, 1, *size), taken.dtype)
-            channels = session.run({taken.name: zeros})[fitting[0].name].shape[1]
-        return cls(taken.name, fitting[0].name, batch, size, channels)
+            channels = session.run({taken.name: zeros})[given.name].shape[1]
+        return cls(taken.name, given.name, batch, size, channels)
 
     @property
     def classes(self) -> int:
@@ -106,7 +113,8 @@ def segment(
     _run(predictor, sums, volume, grid, progress)
     if sums.met_nan:
         raise scores_not_finite(window)
-    return Segmented(labels, soft, len(grid), time.perf_counter() - started, predictor.seconds)
+    where: Where = "numpy" if isinstance(sums, NumpyAccumulator) else "compiled"
+    return Segmented(labels, soft, len(grid), where, time.perf_counter() - started, predictor.seconds)
 
 
 def scores_not_finite(window: Window) -> ScoresNotFinite:
@@ -175,6 +183,9 @@ class _Predictor:
         outputs = self.session.run({self.window.input: batch})
         self.seconds += time.perf_counter() - started
         logits: Floats = outputs[self.window.output].astype(np.float32, copy=False)
+        if logits.shape[1:] != (self.window.channels, *self.window.size):  # sizes that the session left open
+            given = TensorSpec(self.window.output, logits.shape, logits.dtype.name)
+            raise _not_voxelwise([given], self.window.size)
         return logits
 
 

@@ -13,9 +13,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <vector>
 
 #if defined(__linux__)
@@ -79,29 +79,28 @@ public:
 
 private:
     struct Free {
-        void operator()(float *memory) const { std::free(memory); }
+        std::align_val_t alignment;
+        void operator()(float *memory) const { ::operator delete(memory, alignment); }
     };
+    using Slot = std::unique_ptr<float, Free>;
 
     int64_t slot_floats() const { return differences_ * longest_[0] * longest_[1] * longest_[2]; }
 
     // Large blocks ask for huge pages: a window touches all of a block's pages, a row of each at a time.
-    static float *allocate(size_t bytes) {
-        constexpr size_t HUGE = size_t{2} << 20;
-        const size_t alignment = bytes >= HUGE ? HUGE : 64;
-        const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-        void *memory = std::aligned_alloc(alignment, rounded);
-        if (memory == nullptr) throw std::bad_alloc();
+    static Slot allocate(size_t bytes) {
+        constexpr size_t PAGE = size_t{2} << 20, LINE = 64;
+        const std::align_val_t alignment{bytes >= PAGE ? PAGE : LINE};
+        Slot slot(static_cast<float *>(::operator new(bytes, alignment)), Free{alignment});
 #if defined(__linux__)
-        if (bytes >= HUGE) madvise(memory, rounded, MADV_HUGEPAGE);
+        if (bytes >= PAGE) madvise(slot.get(), bytes / PAGE * PAGE, MADV_HUGEPAGE);
 #endif
-        return static_cast<float *>(memory);
+        return slot;
     }
 
     float *take() {
         if (free_.empty()) {
-            float *memory = allocate(static_cast<size_t>(slot_floats()) * 4);
-            slots_.emplace_back(memory);
-            free_.push_back(memory);
+            slots_.push_back(allocate(static_cast<size_t>(slot_floats()) * 4));
+            free_.push_back(slots_.back().get());
         }
         float *slot = free_.back();  // the one that left last: most likely still in the cache
         free_.pop_back();
@@ -127,6 +126,8 @@ private:
         const Turn turn = first ? (last ? Turn::only : Turn::first) : (last ? Turn::last : Turn::between);
         float *&slot = slot_of(s);
         if (turn == Turn::first) slot = take();
+        if (slot == nullptr && turn != Turn::only)
+            throw std::invalid_argument("windows come in the order of the grid, each once");
         const int64_t plane = size_[1] * size_[2];
         const int64_t voxel = begin[0] * plane + begin[1] * size_[2] + begin[2];
         return {.turn = turn, .z = inside[0], .y = inside[1], .x = inside[2],
@@ -184,7 +185,7 @@ private:
     uint8_t *labels_;
     float *probabilities_;
     std::vector<float *> blocks_, free_;
-    std::vector<std::unique_ptr<float, Free>> slots_;
+    std::vector<Slot> slots_;
     std::vector<Block> strip_;
     std::vector<float> row_;
     bool nan_ = false;

@@ -1,0 +1,123 @@
+"""From what a person typed to one request a scan: patterns, sets, names, truths; and nothing is to be overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trtforge.engines.store import EngineVersion
+from trtforge.errors.usage import OneScanOnly, WouldOverwrite
+from trtforge.errors.volume import SameCase, VolumeMissing
+from trtforge.pipeline.case import Request
+from trtforge.recipe.models import Engine
+from trtforge.samples.load import open_set
+from trtforge.samples.sources import beside
+from trtforge.volumes.volume import stem
+
+LABELS = ".nii.gz"
+SUMMARIES = ("summary.json", "summary.csv")
+
+KITS19 = "imaging"
+"""What every scan of KiTS19 is called, in a folder named after the case."""
+
+
+def requests(
+    scans: Sequence[Path],
+    *,
+    out_dir: Path | None = None,
+    labels: Path | None = None,
+    truth: str | None = None,
+    truths: Mapping[Path, Path | None] | None = None,
+    **others: Path | None,
+) -> list[Request]:
+    """One request a scan.
+
+    Args:
+        out_dir: where labels go, as NAME.nii.gz.
+        labels: where the labels of the only scan go.
+        truth: a path, in which ``{folder}`` and ``{name}`` stand for the scan's.
+        truths: the truth of each scan, where ``truth`` does not say.
+        others: places of the only scan's `probabilities`, `picture`, `page`; of several, they go to ``out_dir``.
+
+    Raises USE110 one truth for several scans, USE111 a result over an input or another, VOL402 two scans of one name.
+    """
+    scans = list({scan.resolve(): scan for scan in scans}.values())
+    if truth is not None and len(scans) > 1 and "{" not in truth:
+        raise OneScanOnly(
+            "--truth names one file",
+            where=f"{len(scans)} scans",
+            why=f"{truth} cannot be the truth of all of them",
+            next="let {folder} or {name} stand for the scan's: --truth '{folder}/segmentation.nii.gz'",
+        )
+    named = _names(scans)
+    wanted = [
+        Request(
+            scan=scan,
+            name=name,
+            truth=(truths or {}).get(scan) if truth is None else beside(truth, scan, Path()),
+            labels=labels if out_dir is None else out_dir / f"{name}{LABELS}",
+            **others,
+        )
+        for name, scan in named.items()
+    ]
+    refuse_overwriting(wanted, out_dir)
+    return wanted
+
+
+def refuse_overwriting(wanted: Sequence[Request], out_dir: Path | None) -> None:
+    """Raises WouldOverwrite (USE111) when a result has the place of a scan, of a truth or of another result."""
+    taken = {path.resolve(): "the scan" for request in wanted for path in [request.scan]}
+    taken |= {request.truth.resolve(): "the truth" for request in wanted if request.truth is not None}
+    results = [(f"the {name}", path) for request in wanted for name, path in request.outputs().items()]
+    if out_dir is not None:
+        results += [("the summary", out_dir / name) for name in SUMMARIES]
+        results += [("the record", out_dir / f"{request.name}.json") for request in wanted]
+    for what, path in results:
+        if (other := taken.get(path.resolve())) is not None:
+            raise WouldOverwrite(
+                f"{what} would be written over {other}",
+                where=str(path),
+                why="both have this name",
+                next="name another file, or another folder that holds nothing else",
+            )
+        taken[path.resolve()] = what
+
+
+def from_set(path: Path, version: EngineVersion) -> dict[Path, Path | None]:
+    """The scans that a sample set lists, each with its labels, if it names them. Raises CAL101-105, CAL111-112."""
+    engine = Engine.model_validate(version.manifest.recipe)
+    samples = open_set(path, engine.inputs, windows=engine.sliding)
+    return {file.path: item.labels for item in samples.listed for file in item.files.values()}
+
+
+def expand(patterns: Sequence[str]) -> list[Path]:
+    """Paths, and the files that quoted patterns match, sorted. Raises VOL101 when a pattern matches nothing."""
+    import glob
+
+    found: list[Path] = []
+    for pattern in patterns:
+        if Path(pattern).exists() or not glob.has_magic(pattern):
+            found.append(Path(pattern))
+        elif matches := sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute pattern
+            found += map(Path, matches)
+        else:
+            raise VolumeMissing("no file matches the pattern", where=pattern, next="correct it; quote it for the shell")
+    return found
+
+
+def _names(scans: Sequence[Path]) -> dict[str, Path]:
+    """A name for each scan: its file's, or its folder's where files are called alike. Raises VOL402."""
+    stems = [stem(scan) for scan in scans]
+    alike = len(set(stems)) < len(stems) or set(stems) == {KITS19}
+    named: dict[str, Path] = {}
+    for scan, own in zip(scans, stems, strict=True):
+        name = scan.resolve().parent.name if alike else own
+        if name in named:
+            raise SameCase(
+                f"two scans are called {name!r}",
+                where=str(scan),
+                why=f"the other is {named[name]}",
+                next="give each an --out-dir of its own, or rename one",
+            )
+        named[name] = scan
+    return named
