@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +18,9 @@ from trtforge.errors.base import TrtforgeError
 from trtforge.errors.environment import refusal
 from trtforge.errors.volume import CasesFailed, VolumeMissing
 from trtforge.evaluate.dice import mean
-from trtforge.files import remove_leftovers, write_json, write_text
+from trtforge.files import write_json, write_text
 from trtforge.pipeline.case import CaseResult, Request
+from trtforge.pipeline.finished import Record
 from trtforge.pipeline.segment import Segmenter
 from trtforge.progress import QUIET, Progress
 from trtforge.volumes.read import DETACHED
@@ -105,38 +105,19 @@ def run_cohort(
 
 
 def _one(segmenter: Segmenter, request: Request, out_dir: Path, key: Any, progress: Progress) -> CaseResult:
-    record = out_dir / f"{request.name}.json"
     for path in (request.scan, request.truth):
         if path is not None and not path.exists():
             raise VolumeMissing("there is no such file or folder", where=str(path), next=f"look: ls {path.parent}")
     digest = _digest(request.scan)
     decided = digest_json([key, digest, _digest(request.truth), sorted(request.outputs())])
-    if (earlier := _earlier(record, decided, request)) is not None:
+    record = Record(out_dir / f"{request.name}.json", decided, request.outputs())
+    if (earlier := record.earlier(lambda value, _: CaseResult.from_json(value))) is not None:
         progress.log(f"{request.name}: finished earlier")
-        return earlier
-    for path in (record, *request.outputs().values()):
-        remove_leftovers(path)
-        path.unlink(
-            missing_ok=True
-        )  # of another scan or other options: if this fails, nothing is to look like its result
+        return replace(earlier, outputs=request.outputs(), scan=request.scan)
+    record.clear()
     result = replace(segmenter.run(request, progress=progress), digest=digest)
-    digests = {name: sha256_file(path) for name, path in result.outputs.items()}
-    write_json(record, {"key": decided, "sha256": digests, "result": result.to_json()})
+    record.write(result.to_json())
     return result
-
-
-def _earlier(record: Path, key: str, request: Request) -> CaseResult | None:
-    """The result of an earlier run, if it had the same key and its outputs are still what it wrote."""
-    try:
-        value = json.loads(record.read_bytes())
-        if value["key"] != key:
-            return None
-        for name, path in request.outputs().items():
-            if sha256_file(path) != value["sha256"][name]:
-                return None
-        return replace(CaseResult.from_json(value["result"]), outputs=request.outputs(), scan=request.scan)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _digest(path: Path | None) -> Any:

@@ -8,7 +8,6 @@ and came out. `trtforge run` takes such a scan as it is.
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,8 +21,9 @@ from trtforge.digest import sha256_file
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.usage import WouldOverwrite
 from trtforge.errors.volume import CasesFailed, CaseUnknown, VolumeMissing
-from trtforge.files import atomic_open, remove_leftovers, write_json
+from trtforge.files import atomic_open, write_json
 from trtforge.pipeline.cohort import as_error, failures
+from trtforge.pipeline.finished import Record
 from trtforge.progress import QUIET, Progress
 from trtforge.volumes.place import Placed
 from trtforge.volumes.protocols import KITS19, ScanProtocol, mark, network_affine, place_once
@@ -143,39 +143,26 @@ def _one(protocol: ScanProtocol, name: str, source: Path, target: Path, progress
     sources = {path.name: sha256_file(path) for path in (scan, truth) if path.is_file()}
     tools = {"trtforge": __version__, "scipy": metadata.version("scipy")}
     key = {"protocol": mark(protocol.spec, protocol.window), "sources": sources, "tools": tools}
-    record = target / RECORD
-    if (earlier := _earlier(record, key, name)) is not None:
+    outputs = {PREPARED_SCAN: target / PREPARED_SCAN}
+    if truth.is_file():
+        outputs[TRUTH] = target / TRUTH
+    record = Record(target / RECORD, key, outputs)
+    earlier = record.earlier(lambda value, files: PreparedCase(name, tuple(value["shape"]), files, reused=True))
+    if earlier is not None:
         progress.log(f"{name}: finished earlier")
         return earlier
-    for path in (target / PREPARED_SCAN, target / TRUTH, record):
-        remove_leftovers(path)
-        path.unlink(missing_ok=True)  # of another scan: if this fails, nothing is to look like its result
+    record.clear()
     volume = read_volume(scan)
     if (axes := "".join(orientation_of(volume.affine))) != protocol.spec.orientation:
         progress.warn(
             f"{name}: its axes run to {axes}, not {protocol.spec.orientation} as the data set's; it was turned"
         )
     placed = place_once(volume, protocol.spec, protocol.window)
-    _write(target / PREPARED_SCAN, placed.array, volume, placed, protocol)
-    outputs = [target / PREPARED_SCAN]
-    if truth.is_file():
-        _write(target / TRUTH, placed.labels_forward(read_labels(truth, volume)), volume, placed, protocol)
-        outputs.append(target / TRUTH)
-    files = {path.name: sha256_file(path) for path in outputs}
-    write_json(record, {"key": key, "shape": list(placed.array.shape), "sha256": files})
+    _write(outputs[PREPARED_SCAN], placed.array, volume, placed, protocol)
+    if TRUTH in outputs:
+        _write(outputs[TRUTH], placed.labels_forward(read_labels(truth, volume)), volume, placed, protocol)
+    files = record.write({"shape": list(placed.array.shape)})
     return PreparedCase(name, placed.array.shape, files, reused=False)
-
-
-def _earlier(record: Path, key: dict[str, Any], name: str) -> PreparedCase | None:
-    try:
-        value = json.loads(record.read_bytes())
-        if value["key"] != key:
-            return None
-        if any(sha256_file(record.parent / file) != digest for file, digest in value["sha256"].items()):
-            return None
-        return PreparedCase(name, tuple(value["shape"]), value["sha256"], reused=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def _write(path: Path, voxels: np.ndarray[Any, Any], volume: Volume, placed: Placed, protocol: ScanProtocol) -> None:

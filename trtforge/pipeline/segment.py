@@ -10,13 +10,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from trtforge import memory
 from trtforge.backends.base import Session
 from trtforge.errors.verify import TruthBeyondClasses
 from trtforge.errors.windows import NotEnoughMemory
-from trtforge.evaluate.dice import Labels, confusion, dice
+from trtforge.evaluate.amounts import millilitres
+from trtforge.evaluate.dice import Labels, dice
 from trtforge.evaluate.labels import class_names
 from trtforge.pipeline.case import AGAINST, CaseResult, Request
 from trtforge.progress import QUIET, Progress
@@ -112,7 +111,7 @@ class Segmenter:
             engine_seconds=found.engine_seconds,
             whole_seconds=time.perf_counter() - started,
             memory=taken,
-            millilitres=_millilitres(labels, names, volume),
+            millilitres={name: round(ml, 3) for name, ml in millilitres(labels, names, volume.affine).items()},
             dice=scores,
             outputs=request.outputs(),
             warnings=volume.warnings,
@@ -198,10 +197,3 @@ def _truth(path: Path, volume: Volume, names: tuple[str, ...]) -> Labels:
             next="map the labels to these classes, 0 for what is to count as background",
         )
     return labels
-
-
-def _millilitres(labels: Labels, names: tuple[str, ...], volume: Volume) -> dict[str, float]:
-    """Volume of each class but the background: voxels times the volume of one, by the affine."""
-    each = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
-    counts = confusion(labels, labels, len(names)).diagonal()
-    return {name: round(float(count) * each, 3) for name, count in zip(names[1:], counts[1:], strict=True)}

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from trtforge.evaluate.amounts import millilitres, voxel_millilitres
+
 Array = np.ndarray[Any, Any]
 
 TRUTH, PREDICTION, REFERENCE = "truth", "prediction", "FP32"
 """What the three sets of labels are called in a report, and in the keys of ``SegmentedCase.dice``."""
-_CHUNK = 1 << 20  # voxels counted at a time: bincount makes int64 of what it is given
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class SegmentedCase:
     def __post_init__(self) -> None:
         if self.scan.ndim != 3 or self.scan.size == 0 or self.scan.dtype.kind not in "iuf":
             raise ValueError(f"a scan is a volume of numbers, not {self.scan.dtype} {list(self.scan.shape)}")
-        if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all() or self.millilitres_per_voxel == 0:
+        if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all() or voxel_millilitres(self.affine) == 0:
             raise ValueError("the affine is no invertible 4x4 matrix")
         low, high = self.window
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -67,10 +68,6 @@ class SegmentedCase:
         """The sets of labels that there are, by their names in a report."""
         sets = {TRUTH: self.truth, PREDICTION: self.prediction, REFERENCE: self.reference}
         return {name: labels for name, labels in sets.items() if labels is not None}
-
-    @property
-    def millilitres_per_voxel(self) -> float:
-        return abs(float(np.linalg.det(np.asarray(self.affine, np.float64)[:3, :3]))) / 1000
 
 
 @dataclass(frozen=True)
@@ -111,22 +108,7 @@ def _rows(case: SegmentedCase, volumes: Mapping[str, Mapping[str, float]]) -> It
 
 def volumes_ml(case: SegmentedCase) -> dict[str, dict[str, float]]:
     """ml of every class but the background, by set of labels, then by class name."""
-    return {
-        name: {
-            title: int(count) * case.millilitres_per_voxel
-            for title, count in zip(case.classes[1:], _counts(labels, len(case.classes))[1:], strict=True)
-        }
-        for name, labels in case.labels.items()
-    }
-
-
-def _counts(labels: Array, classes: int) -> Array:
-    """Voxels of every label."""
-    flat = labels.ravel(order="K")  # in the order of memory, hence no copy
-    total = np.zeros(classes, np.int64)
-    for start in range(0, flat.size, _CHUNK):
-        total += np.bincount(flat[start : start + _CHUNK], minlength=classes)
-    return total
+    return {name: millilitres(labels, case.classes, case.affine) for name, labels in case.labels.items()}
 
 
 def dice_text(value: float | None) -> str:
