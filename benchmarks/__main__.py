@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ALL = ("startup", "surgery", "int8_cpu", "calibration")
+ALL = ("startup", "surgery", "int8_cpu", "calibration", "windows", "unet3d")
 
 
 def main() -> int:

@@ -5,6 +5,9 @@ input, the engine runs, and one `accumulate` a window adds its logits to the sum
 last window over it. All of it goes into one stream, in order: the kernels take about a hundredth of the engine's time
 (plugins/windows/README.md), so there is little to win by overlapping them with it.
 
+Engines here have float32 inputs and outputs in TensorRT's linear layout, so of the kernels those are in use. The others
+(INT8 and vectorised layouts) wait for engines that take INT8, which is native TensorRT's.
+
 Not yet run on hardware: the tests run this code and the real cuda-core under it on a stand-in for the driver, with the
 kernels compiled for the CPU.
 """
