@@ -30,9 +30,11 @@ demo: $(VENV)/installed ## build and run two networks on this machine, then comp
 	$(FORGE) build recipes/a100.yaml
 	$(FORGE) build recipes/a30.yaml
 	$(FORGE) build recipes/a2.yaml
+	$(FORGE) surgery recipes/plugins_a100.yaml --only nsfw-resnet50 --explain
+	$(FORGE) build recipes/plugins_a100.yaml --only nsfw-resnet50
 	$(FORGE) inspect engines/a100/nsfw-resnet50
 	$(FORGE) targets
-	@echo; echo "Engines: engines/host  engines/a100  engines/a30  engines/a2   (each in Triton's repository layout)"
+	@echo; echo "Engines: engines/host  engines/a100  engines/a30  engines/a2  engines/plugins_a100   (each in Triton's repository layout)"
 	@echo "A segmented scan: demo/overlay.png, demo/scan.html (slices to look through), demo/labels.nii.gz"
 	@echo "Next: docs/recipes.md, a first recipe of your own; docs/volumes.md, scans"
 

@@ -23,7 +23,7 @@ import numpy as np
 from trtforge.backends.base import TensorSpec
 from trtforge.backends.tensorrt_rtx_.environment import driver_problem
 from trtforge.engines.machine import compute_capability
-from trtforge.runtime.windows.cubins import compile_cubins
+from trtforge.runtime.windows.cubins import WINDOWS
 from trtforge.runtime.windows.cuda import Adder, Feed, Launcher, Slicer, cuda_core, run_on_gpu
 from trtforge.runtime.windows.cuda_memory import GpuMemory, Layout
 from trtforge.runtime.windows.loop import Window
@@ -57,7 +57,7 @@ class Bench:
         self.grid, self.classes, self.rounds = grid, classes, rounds
         self.weights = WindowWeights.of("mlperf", SIZE)
         self.sm = compute_capability() or ""
-        self.cubins = compile_cubins([self.sm])
+        self.cubins = WINDOWS.compile([self.sm])
         self.core = cuda_core()
         self.device = self.core.Device(0)
         self.device.set_current()

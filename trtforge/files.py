@@ -16,7 +16,10 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def atomic_open(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that appears at ``path`` only when the block ends without an error. Raises OSError."""
+    """Open a binary file that appears at ``path`` only when the block ends without an error.
+
+    Raises OSError, which names ``path`` where the system named no file: it does not for a write.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
@@ -27,8 +30,10 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes 0600; a result is an ordinary file
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

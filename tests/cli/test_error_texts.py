@@ -180,6 +180,37 @@ def _(workshop, monkeypatch) -> None:
     workshop.bend("host", ("[infer-shapes]", "[infer-shape]"))
 
 
+def normalizing(workshop: Any) -> None:
+    """The network with an InstanceNormalization between its convolution and its ReLU."""
+    import onnx
+
+    path = workshop.root / "models/net.onnx"
+    proto = onnx.load(path)
+    ones = onnx.numpy_helper.from_array(workshop.rng(1).normal(1, 0.1, 8).astype("float32"), "gain")
+    proto.graph.initializer.append(ones)
+    proto.graph.node[1].input[0] = "n0"
+    norm = onnx.helper.make_node("InstanceNormalization", ["c0", "gain", "b0"], ["n0"], name="norm0")
+    proto.graph.node.insert(1, norm)
+    onnx.save(proto, path)
+
+
+@case("plugin-without-a-lowering", BUILD)
+def _(workshop, monkeypatch) -> None:
+    normalizing(workshop)
+    plugin = "[instance-norm-relu]\n    plugins: {instance-norm-relu: [stock, trtforge]}"
+    workshop.bend("host", ("[infer-shapes]", plugin))
+
+
+@case("plugin-not-in-surgery", BUILD)
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("[infer-shapes]", "[infer-shapes]\n    plugins: {res2: [plain]}"))
+
+
+@case("plugin-unknown", BUILD)
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("[infer-shapes]", "[infer-shapes, rse2]"))
+
+
 @case("lint-errors", "lint recipes/host.yaml")
 def _(workshop, monkeypatch) -> None:
     workshop.bend("host", ("inputs: {x:", "inputs: {image:"))
@@ -518,6 +549,16 @@ def _(ward, monkeypatch) -> None: ...
     "one-truth-for-two-scans", f"{SEG} data/*/imaging.nii.gz --out-dir out --truth data/case_4/segmentation.nii.gz"
 )
 def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans("truth-with-an-unknown-placeholder", f"{SEG} data/*/imaging.nii.gz --out-dir out --truth {{fodler}}/x.nii.gz")
+def _(ward, monkeypatch) -> None: ...
+
+
+@on_scans("classes-of-another-network", "build recipes/scan.yaml --quiet")
+def _(ward, monkeypatch) -> None:
+    text = (ward.root / "recipes/scan.yaml").read_text()
+    ward.recipe("scan", text.replace("[background, organ, lesion]", "[background, organ]"))
 
 
 @on_scans("pictures-without-a-folder", f"{SEG} {ONE} --pictures")

@@ -64,6 +64,43 @@ def test_what_the_system_refuses_is_told_with_its_place(workshop, monkeypatch, n
     assert "Traceback" not in done.err
 
 
+def test_a_cache_that_cannot_be_made_is_told(workshop, monkeypatch) -> None:
+    monkeypatch.setenv("TRTFORGE_CACHE", "/proc/nothing")
+    done = workshop.forge("calibrate", "recipes/host.yaml")
+    assert done.code == 9 and "error[ENV102]: the cache cannot be used" in done.err
+    assert "/proc/nothing" in done.err
+
+
+@pytest.mark.parametrize("command", ["calibrate recipes/host.yaml", "inspect net", "run net 7.npy"])
+def test_a_deleted_directory_is_told(workshop, monkeypatch, command: str) -> None:
+    workshop.build()
+    gone = workshop.root / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    monkeypatch.setenv("PWD", str(gone))
+    gone.rmdir()
+    done = workshop.forge(*command.split())
+    monkeypatch.chdir(workshop.root)
+    assert done.code not in (0, 1) and "error[" in done.err and "internal error" not in done.err
+    if command.startswith("calibrate"):
+        assert done.code == 9 and f"where: {gone}" in done.err and "the current directory is gone" in done.err
+
+
+def test_a_limit_on_the_size_of_files_is_told(workshop) -> None:
+    """The system names no file when a write fails; the message does."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, before[1]))
+    try:
+        done = workshop.forge("calibrate", "recipes/host.yaml", "--out", "scales")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert done.code == 9 and "error[ENV102]" in done.err and "next:  raise the limit of a file's size" in done.err
+    assert "where: " in done.err and ".json" in done.err.partition("where:")[2].splitlines()[0]
+    assert not [name for name in workshop.files() if name.endswith(".tmp")]
+
+
 def test_a_missing_package_is_told_with_its_command(workshop, monkeypatch) -> None:
     from importlib import metadata
 

@@ -22,7 +22,7 @@ from trtforge.engines.machine import compute_capability
 from trtforge.errors.windows import ScoresNotFinite
 from trtforge.runtime.windows.accumulate import NumpyAccumulator
 from trtforge.runtime.windows.blocks import Blocks
-from trtforge.runtime.windows.cubins import compile_cubins
+from trtforge.runtime.windows.cubins import WINDOWS
 from trtforge.runtime.windows.cuda import run_on_gpu
 from trtforge.runtime.windows.weights import WindowWeights
 from trtforge.volumes.windows import WindowGrid
@@ -132,7 +132,7 @@ def check(
         volume = rng.normal(size=shape).astype(np.float32)
     sm = compute_capability()
     assert sm is not None
-    got = run_on_gpu(session, volume, grid, weights, compile_cubins([sm]), **options)
+    got = run_on_gpu(session, volume, grid, weights, WINDOWS.compile([sm]), **options)
 
     fed = volume
     if "scale" in options:

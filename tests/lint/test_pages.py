@@ -40,7 +40,7 @@ def test_rule_codes_are_unique_and_no_error_has_them() -> None:
     codes = [rule.code for rule in rules()]
     assert codes == sorted(set(codes))
     assert not {code[:3] for code in codes} & {code[:3] for code in catalogue()}
-    assert all(re.fullmatch(r"(GRF|QNT|RTX|DLA)1\d\d", code) for code in codes)
+    assert all(re.fullmatch(r"(GRF|QNT|RTX|PLG|DLA)1\d\d", code) for code in codes)
 
 
 def test_each_rule_is_alone_in_its_file() -> None:

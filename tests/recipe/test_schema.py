@@ -25,13 +25,16 @@ TARGETS = {
     "host": "host",
     "orin_dla": "orin-agx-64gb/dla",
     "orin_gpu": "orin-agx-64gb/gpu",
+    "plugins_a100": "a100-sxm-80gb",
+    "plugins_a2": "a2",
+    "plugins_a30": "a30",
     "kits19_a100": "a100-sxm-80gb",
     "kits19_a2": "a2",
     "kits19_a30": "a30",
     "kits19_host": "host",
     "kits19_orin_gpu": "orin-agx-64gb/gpu",
 }
-BASES = {"base", "kits19"}
+BASES = {"base", "kits19", "plugins"}
 AGAIN = "out of date: run python -m trtforge.recipe.schema"
 
 

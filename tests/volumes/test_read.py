@@ -341,3 +341,65 @@ def test_damaged_files_are_an_error_or_a_volume(tmp_path: Path, data: st.DataObj
         read_labels(path, scan)
     except TrtforgeError as error:
         assert error.code.startswith("VOL2")
+
+
+# -- two forms of the affine ---------------------------------------------------------------------------------------
+
+
+UPRIGHT = np.array([[-0.7, 0, 0, 90], [0, 0.8, 0, -120], [0, 0, 2.5, 40], [0, 0, 0, 1]])
+"""Without AFFINE's shear, which a qform cannot state."""
+
+
+def two_forms(path: Path, sform: Array, qform: Array, codes: tuple[int, int] = (1, 1)) -> Path:
+    made = image(affine=sform)
+    made.header.set_sform(sform, codes[0])
+    made.header.set_qform(qform, codes[1])
+    path.write_bytes(made.to_bytes())
+    return path
+
+
+def turned(degrees: float) -> Array:
+    """A rotation about the middle of the scan, so that the middle stays."""
+    angle = np.radians(degrees)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    middle = np.eye(4)
+    middle[:3, 3] = (UPRIGHT @ [2, 2.5, 3, 1])[:3]
+    rotated: Array = middle @ turn @ np.linalg.inv(middle) @ UPRIGHT
+    return rotated
+
+
+def moved(millimetres: float) -> Array:
+    affine = UPRIGHT.copy()
+    affine[0, 3] += millimetres
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("qform", "told"),
+    [
+        (turned(0.8), ""),
+        (turned(1.3), "by 1.3 degrees and "),
+        (turned(90), "by 90 degrees"),
+        (moved(0.3), ""),
+        (moved(0.4), "and 0.4 mm at the middle"),
+    ],
+)
+def test_forms_that_disagree_are_told(tmp_path: Path, qform: Array, told: str) -> None:
+    scan = read_volume(two_forms(tmp_path / "v.nii", UPRIGHT, qform))
+    assert len(scan.warnings) == bool(told)
+    if told:
+        assert told in scan.warnings[0] and scan.warnings[0].endswith("labels and directions go by the sform")
+    np.testing.assert_allclose(scan.affine, UPRIGHT, atol=1e-5)
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 1)])
+def test_a_form_that_is_not_stated_disagrees_with_nothing(tmp_path: Path, codes: tuple[int, int]) -> None:
+    assert read_volume(two_forms(tmp_path / "v.nii", UPRIGHT, turned(30), codes)).warnings == ()
+
+
+def test_a_qform_that_is_no_rotation_is_told(tmp_path: Path) -> None:
+    quaternion = np.full(3, 2, np.float32).tobytes()
+    path = patched(two_forms(tmp_path / "v.nii", UPRIGHT, UPRIGHT), 256, quaternion)
+    scan = read_volume(path)
+    assert scan.warnings == ("the header's qform cannot be read; labels and directions go by the sform",)

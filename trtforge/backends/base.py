@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from trtforge.recipe.models import Engine
     from trtforge.samples.base import Sample
     from trtforge.scales.table import ScaleTable
+    from trtforge.surgery.choose import Plan
+    from trtforge.surgery.op import Creator, Situation
     from trtforge.targets.model import Target
 
 Arrays: TypeAlias = "Mapping[str, np.ndarray[Any, Any]]"
@@ -45,6 +47,7 @@ class TensorSpec:
 class CompileRequest:
     """What a backend gets. ``model`` is the float graph after surgery; ``scales`` is None unless precision is int8.
 
+    ``plugins``: which structures of the graph become something else, decided by ``situation``; None: none do.
     ``probes``: a few preprocessed samples for self-checks at build time (may be empty).
     """
 
@@ -53,6 +56,8 @@ class CompileRequest:
     engine: Engine
     target: Target
     workdir: Path
+    plugins: Plan | None = None
+    situation: Situation | None = None
     probes: Sequence[Sample] = ()
     progress: Progress = QUIET
 
@@ -92,6 +97,12 @@ class Backend(Protocol):
 
     def tool_versions(self) -> dict[str, str]:
         """What the engine's bytes depend on besides the inputs: packages, CPU features. Fast; part of the cache key."""
+
+    def creators(self, tensorrt: str | None) -> tuple[frozenset[Creator], bool]:
+        """Plugins the compiler's registry has, for a TensorRT of this version; False: by its documentation, not asked.
+
+        Raises ENV errors.
+        """
 
     def compile(self, request: CompileRequest) -> CompileResult:
         """Raises BLD errors."""

@@ -110,6 +110,9 @@ def _facts(manifest: Manifest) -> list[tuple[str, object]]:
         ("model", manifest.model.origin),
         ("model sha256", manifest.model.sha256[:16]),
     ]
+    if manifest.plugins:
+        listed = ", ".join(f"{len(one['nodes'])} {one['namespace']}::{one['name']}" for one in manifest.plugins)
+        rows.append(("plugins", listed))
     if manifest.calibration:
         samples = manifest.calibration.get("samples", {})
         rows.append(("calibration", f"{manifest.calibration['method']}, {len(samples)} samples"))

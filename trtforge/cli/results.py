@@ -120,10 +120,35 @@ class PassOutcome(TypedDict):
     reason: str
 
 
+class Refusal(TypedDict):
+    lowering: str
+    why: str
+
+
+class PluginMatch(TypedDict):
+    plugin: str
+    at: str
+    outputs: list[str]
+    lowering: str
+    refused: list[Refusal]
+
+
+class PluginNearMiss(TypedDict):
+    plugin: str
+    at: str
+    why: str
+
+
+class PluginPlan(TypedDict):
+    matches: list[PluginMatch]
+    near_misses: list[PluginNearMiss]
+
+
 class SurgeryOfEngine(TypedDict):
     engine: str
     passes: list[PassOutcome]
     diff: dict[str, Any]
+    plugins: PluginPlan
     out: str | None
 
 
@@ -137,9 +162,16 @@ class PassSummary(TypedDict):
     summary: str
 
 
+class PluginSummary(TypedDict):
+    name: str
+    summary: str
+    lowerings: list[str]
+
+
 class SurgeryList(TypedDict):
     schema: str
     passes: list[PassSummary]
+    plugins: list[PluginSummary]
 
 
 class TensorScale(TypedDict):

@@ -107,9 +107,9 @@ def _show(ui: Ui, report: VolumesReport, out_dir: Path | None) -> None:
             for name, path in result.outputs.items():
                 ui.say(f"{shown(path)}: {name}")
     if out_dir is not None:
-        ui.say(f"{out_dir}: labels of {len(cohort.results)} scans, summary.json, summary.csv")
+        ui.say(f"{out_dir}: labels of {len(cohort.results)} scans; summary.json and summary.csv have all finished ones")
     for name, error in cohort.failed.items():
-        ui.say(f"FAILED {name}: {error.code} {error.what}")
+        ui.say(f"FAILED {name}: {error.line}")
 
 
 def _table(ui: Ui, cohort: Cohort) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from trtforge.surgery.choose import Plan
 
 from trtforge.cli.options import Json, Only, Quiet, Set
 from trtforge.cli.ui import Ui
@@ -20,27 +23,32 @@ def surgery(
     only: Only = None,
     set_: Set = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the resulting ONNX model here")] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the passes a recipe can name")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the passes and plugins a recipe can name")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="For each plugin: where it is, how it is lowered and why; near misses too"),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a recipe's surgery passes and show what changed.
+    """Run a recipe's surgery and show what changed.
 
-    Says which pass applied, which did not and why, and how the graph differs.
+    Says which pass applied, which did not and why, and how the graph differs. Plugins replace structures of that graph
+    when the engine is built, for its target: --explain tells how. --out writes each as a function, which onnxruntime
+    runs.
     """
     ui = Ui(json=json, quiet=quiet)
     from trtforge.errors.usage import OneEngineNeeded
-    from trtforge.graph.passes.registry import available
 
     if list_ or recipe is None:
-        passes = {name: entry.doc.split("\n\n")[0].replace("\n", " ") for name, entry in available().items()}
-        ui.table("Surgery passes", ("name", "what it does"), list(passes.items()))
-        ui.result("surgery-list", {"passes": [{"name": name, "summary": summary} for name, summary in passes.items()]})
+        _list(ui)
         return
     from trtforge.graph.io import save
+    from trtforge.pipeline import plugins
     from trtforge.pipeline.job import plan
     from trtforge.pipeline.prepare import surgery as perform
     from trtforge.recipe.load import load
+    from trtforge.surgery.choose import as_functions
 
     jobs = plan(load(recipe, overrides=set_ or ()), only=only or (), progress=ui)
     if len(jobs) != 1 and out is not None:
@@ -57,15 +65,59 @@ def surgery(
         ]
         ui.table(f"{job.name}: passes", ("pass", "graph", "what happened"), rows)
         ui.say(result.diff.to_text())
+        planned = plugins.explained(job, result.model)
+        if planned.plan.choices or planned.plan.near:
+            show_plan(ui, job.name, planned.plan, explain=explain)
         if out is not None:
-            save(result.model, out)
+            save(as_functions(planned.model, plugins.used(job)), out)
             ui.say(f"wrote {out}")
         results.append(
             {
                 "engine": job.name,
                 "passes": [{"name": name, "changed": state == "changed", "reason": why} for name, state, why in rows],
                 "diff": result.diff.to_json(),
+                "plugins": planned.plan.to_json(),
                 "out": str(out) if out else None,
             }
         )
     ui.result("surgery", {"engines": results})
+
+
+def _list(ui: Ui) -> None:
+    from trtforge import plugins
+    from trtforge.graph.passes.registry import available
+
+    passes = {name: entry.doc.split("\n\n")[0].replace("\n", " ") for name, entry in available().items()}
+    ui.table("Surgery passes", ("name", "what it does"), list(passes.items()))
+    ops = {name: (op.summary, ", ".join(op.offers)) for name, op in plugins.ops().items()}
+    ui.table("Plugins", ("name", "what it replaces", "lowerings"), [(name, *about) for name, about in ops.items()])
+    ui.result(
+        "surgery-list",
+        {
+            "passes": [{"name": name, "summary": summary} for name, summary in passes.items()],
+            "plugins": [
+                {"name": name, "summary": op.summary, "lowerings": list(op.offers)}
+                for name, op in plugins.ops().items()
+            ],
+        },
+    )
+
+
+def show_plan(ui: Ui, engine: str, planned: Plan, *, explain: bool) -> None:
+    """What becomes of each plugin; with ``explain`` every reason and every near miss as a sentence."""
+    from trtforge.lint.rule import some
+
+    places: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[str, list[str]] = {}
+    for choice in planned.choices:
+        places.setdefault((choice.op.name, choice.lowering_name), []).append(choice.match.at)
+        for name, why in choice.refused:
+            reasons.setdefault(f"{choice.op.name}, not {name}: {why}", []).append(choice.match.at)
+    rows = [(name, lowering, str(len(at)), some(at)) for (name, lowering), at in places.items()]
+    ui.table(f"{engine}: plugins", ("plugin", "lowering", "how many", "at"), rows)
+    if not explain:
+        return
+    for sentence, at in reasons.items():
+        ui.say(f"{sentence} ({some(at)})")
+    for miss in planned.near:
+        ui.say(f"nearly {miss.sentence}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from trtforge.errors.base import TrtforgeError
+from trtforge.errors.environment import working_directory
 from trtforge.progress import Task
 
 PLAIN_WIDTH = 120  # columns of a table when stdout is not a terminal
@@ -225,16 +226,17 @@ def show_error(error: TrtforgeError) -> None:
 
     Paths below the working directory are shortened to what a person would type.
     """
-    here = f"{Path.cwd()}{os.sep}"
+    folder = working_directory()
     head, tail = ("\x1b[1;31m", "\x1b[0m") if coloured(sys.stderr) else ("", "")
     print(f"{head}error[{error.code}]{tail}: {error.what}", file=sys.stderr)
     for label, text in (("where", error.where), ("why", error.why), ("next", error.next)):
-        for number, line in enumerate(text.replace(here, "").splitlines()):
+        short = text if folder is None else text.replace(f"{folder}{os.sep}", "")
+        for number, line in enumerate(short.splitlines()):
             print(f"  {label + ':' if number == 0 else '':<6} {line}", file=sys.stderr)
     print(f"  more:  trtforge explain {error.code}", file=sys.stderr)
 
 
 def shown(path: Path) -> str:
     """A path as a person would type it here: relative below the working directory."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    here = working_directory()
+    return str(path.relative_to(here) if here is not None and path.is_relative_to(here) else path)

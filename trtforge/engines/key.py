@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from trtforge.digest import digest_json
 
 SOURCE_ROOT = Path(__file__).resolve().parent.parent
+SOURCES = (".py", ".cu", ".cuh", ".hpp", ".cpp")
 
 
 def engine_key(inputs: Mapping[str, Any]) -> str:
@@ -24,14 +26,17 @@ def engine_key(inputs: Mapping[str, Any]) -> str:
 
 @cache
 def source_digest() -> str:
-    """Hex sha256 over the names and contents of trtforge's own Python files: code is an input of a build too."""
+    """Hex sha256 over the names and contents of trtforge's own sources, kernels of the plugins included: code is an
+    input of a build too."""
     return digest_sources(SOURCE_ROOT)
 
 
 def digest_sources(root: Path) -> str:
-    """Hex sha256 over the relative names and contents of the `*.py` files under ``root``. Raises OSError."""
+    """Hex sha256 over the relative names and contents of the sources under ``root``. Raises OSError."""
     total = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    # plugins/ is a link in a source tree and a folder in an installed package
+    walked = os.walk(root, followlinks=True)
+    for path in sorted(Path(folder, name) for folder, _, names in walked for name in names if name.endswith(SOURCES)):
         content = hashlib.sha256(path.read_bytes()).digest()
         # A length before each name keeps (name, content) pairs from running into each other.
         name = path.relative_to(root).as_posix().encode()

@@ -100,6 +100,10 @@ class Manifest:
         default_factory=dict
     )
     surgery: Annotated[tuple[Json, ...], Doc("Per pass: what it changed, or why it did not apply")] = ()
+    plugins: Annotated[
+        tuple[Json, ...],
+        Doc("TensorRT plugins in the engine: name, version, namespace, digest of the kernels' source, fields per node"),
+    ] = ()
     calibration: Annotated[Json | None, Doc("Receipt of the scales; null: not INT8")] = None
     parity: Annotated[
         Json | None,

@@ -61,6 +61,12 @@ class TrtforgeError(Exception):
     def exit_code(self) -> int:
         return EXIT_CODES[self.code[:3]]
 
+    @property
+    def line(self) -> str:
+        """The error in a list of several: `VOL101 there is no such file (data/scan.nii.gz): why`."""
+        where, why = f" ({self.where})" if self.where else "", f": {self.why}" if self.why else ""
+        return f"{self.code} {self.what}{where}{why}"
+
     def to_json(self) -> dict[str, Any]:
         """The ``error`` object that every command prints with ``--json``."""
         return {

@@ -358,3 +358,15 @@ class ReportIncomplete(TrtforgeError):
 
     code = "ENG303"
     title = "build report incomplete"
+
+
+class PluginNotHere(TrtforgeError):
+    """The engine was built with a plugin of trtforge that is not in this installation, or not in the same version.
+
+    A plan holds a plugin's name and fields, not its code; the code comes from the trtforge that loads it, and its
+    kernels from the files beside the engine. Both must be the ones the engine was built with, so the manifest names the
+    digest of the kernels' source. Install that version, or build the engine again with this one.
+    """
+
+    code = "ENG115"
+    title = "plugin of the engine is not here"

@@ -204,3 +204,27 @@ class UnreadableWeight(TrtforgeError):
 
     code = "ONX118"
     title = "weight cannot be read"
+
+
+class NoLowering(TrtforgeError):
+    """A plugin of the recipe was found in the graph, and none of the lowerings the recipe allows can be built.
+
+    `plugins:` lists for each plugin, in order of preference, what may stand for it: `stock` (NVIDIA's own plugin,
+    where the registry of the TensorRT at hand has it), `trtforge` (ours), `attention` (ONNX's own operator) and `plain`
+    (the graph as it is). A plugin that is not listed has all of its lowerings, `plain` last, and so always builds.
+    `trtforge surgery RECIPE --explain` says for each why not.
+    """
+
+    code = "ONX119"
+    title = "no lowering fits the target"
+
+
+class PluginsOverlap(TrtforgeError):
+    """Two plugins of the recipe's `surgery` would both replace one node.
+
+    Each tensor has one producer, so one of them has to give way: remove it from `surgery`, or give it the lowering
+    `plain`.
+    """
+
+    code = "ONX120"
+    title = "two plugins claim one node"

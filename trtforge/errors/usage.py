@@ -8,7 +8,8 @@ from trtforge.errors.base import TrtforgeError
 class WrongUsage(TrtforgeError):
     """The command line names a command, an option or a value that trtforge does not have, or leaves one out.
 
-    `trtforge COMMAND --help` shows what a command takes.
+    `trtforge COMMAND --help` shows what a command takes. In `--truth`, `{folder}` and `{name}` stand for the scan's;
+    there are no others.
     """
 
     code = "USE100"

@@ -230,7 +230,8 @@ class CaseUnknown(TrtforgeError):
     """`--cases` names neither a case nor a set of cases.
 
     Cases of KiTS19 are called case_00000 to case_00299; `infer` are the 43 that MLPerf Inference measures, and
-    `calibration` the 20 that it calibrates with.
+    `calibration` the 20 that it calibrates with. One of the 43, case_00400, is not in KiTS19: MLPerf counts case_00185
+    twice, under both names, and so does `prepare`, from the files of case_00185.
     """
 
     code = "VOL403"

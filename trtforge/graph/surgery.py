@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from trtforge.graph.diff import GraphDiff, diff
 from trtforge.graph.model import Model
+from trtforge.graph.passes.base import Pass
 from trtforge.graph.passes.registry import PassReport, run
 from trtforge.progress import QUIET, Progress
 
@@ -20,7 +21,7 @@ class SurgeryResult:
     diff: GraphDiff
 
 
-def perform(model: Model, names: Sequence[str], *, progress: Progress = QUIET) -> SurgeryResult:
-    """Apply passes by name, in order. Raises UnknownPass, PassPrecondition, PassFailed, PassBrokeContract."""
+def perform(model: Model, names: Sequence[str | Pass], *, progress: Progress = QUIET) -> SurgeryResult:
+    """Apply passes, in order. Raises UnknownPass, PassPrecondition, PassFailed, PassBrokeContract."""
     result, reports = run(model, names, progress=progress)
     return SurgeryResult(result, tuple(reports), diff(model, result))

@@ -36,7 +36,8 @@ class Finding:
 class Rule(ABC):
     """Subclasses set ``code``, ``title`` and the ``severity`` they usually have, and document themselves in SECTIONS.
 
-    Codes: GRF the graph and its inputs, QNT quantization and scales, RTX the TensorRT-RTX compiler, DLA the DLA.
+    Codes: GRF the graph and its inputs, QNT quantization and scales, RTX the TensorRT-RTX compiler, PLG plugins,
+    DLA the DLA.
     """
 
     code: ClassVar[str]

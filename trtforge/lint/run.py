@@ -24,6 +24,7 @@ from trtforge.lint.rules.input_unknown import InputUnknown
 from trtforge.lint.rules.not_ahead_of_time import NotAheadOfTime
 from trtforge.lint.rules.nothing_to_quantize import NothingToQuantize
 from trtforge.lint.rules.opset_for_qdq import OpsetForQdq
+from trtforge.lint.rules.plugin_not_lowered import PluginNotLowered
 from trtforge.lint.rules.reshape_batch import ReshapeBatch
 from trtforge.lint.rules.sample_sets import SampleSets
 from trtforge.lint.rules.shared_symbol import SharedSymbol
@@ -59,6 +60,7 @@ _RULES: tuple[type[Rule], ...] = (
     Turing,
     NotAheadOfTime,
     AttentionFp32,
+    PluginNotLowered,
     DlaUnavailable,
     DlaBatch,
     DlaThreeDimensional,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -150,6 +151,8 @@ def _request(job: Job, prepared: Prepared, workdir: Path, progress: Progress) ->
         engine=job.engine,
         target=job.target,
         workdir=workdir,
+        plugins=prepared.planned.plan,
+        situation=prepared.planned.situation,
         probes=_probes(job),
         progress=progress,
     )
@@ -172,6 +175,10 @@ def _facts(prepared: Prepared, report: Mapping[str, Any], parity: Mapping[str, A
         lines.append(f"scales: {len(prepared.scales.ranges)} tensors{over}, {how}")
     if text := report.get("summary"):
         lines.append(str(text))
+    if counts := Counter((choice.op.name, choice.lowering_name) for choice in prepared.planned.plan.choices):
+        listed = ", ".join(f"{number} {name} ({lowering})" for (name, lowering), number in counts.items())
+        ours = any(lowering == "trtforge" for _, lowering in counts)
+        lines.append(f"plugins: {listed}" + ("; our kernels have not run on hardware" if ours else ""))
     if parity is not None:
         lines.append(
             f"parity: {parity['metric']} {parity['value']:.6f}, bound {parity['at_least']:g}; {parity['measured_on']}"

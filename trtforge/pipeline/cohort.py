@@ -1,7 +1,8 @@
 """Several scans through one engine: one failing does not stop the rest, and what is finished is not done twice.
 
 Beside each case's outputs lies `NAME.json`: its result, under a key of everything that decided it, and the digests of
-the outputs. A later run with the same key and untouched outputs takes the result from there.
+the outputs. A later run with the same key and untouched outputs takes the result from there. The summary is made of
+these files, so that it has every finished case of the folder, whichever call finished it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from trtforge.errors.base import TrtforgeError
 from trtforge.errors.environment import refusal
 from trtforge.errors.volume import CasesFailed, VolumeMissing
 from trtforge.evaluate.dice import mean
-from trtforge.files import write_json, write_text
+from trtforge.files import check_place, write_json, write_text
 from trtforge.pipeline.case import CaseResult, Request
-from trtforge.pipeline.finished import Record
+from trtforge.pipeline.finished import Record, finished
 from trtforge.pipeline.segment import Segmenter
 from trtforge.progress import QUIET, Progress
 from trtforge.volumes.read import DETACHED
@@ -73,7 +74,7 @@ def failures(failed: Mapping[str, TrtforgeError], done: int, *, where: str) -> C
     return CasesFailed(
         f"{len(failed)} of {len(failed) + done} scans failed",
         where=where,
-        why=f"{name}: {first.code} {first.what}{': ' + first.why if first.why else ''}{more}",
+        why=f"{name}: {first.line}{more}",
         next="mend or remove them, and give the same command again: what is finished is kept",
     )
 
@@ -81,42 +82,80 @@ def failures(failed: Mapping[str, TrtforgeError], done: int, *, where: str) -> C
 def run_cohort(
     segmenter: Segmenter, wanted: Sequence[Request], out_dir: Path, *, key: Any, progress: Progress = QUIET
 ) -> Cohort:
-    """Segment every scan into ``out_dir``, and write `summary.json` and `summary.csv`.
+    """Segment every scan into ``out_dir``, and write `summary.json` and `summary.csv` of all that is finished there.
 
     ``key``: JSON-able, what decides a result beside the scan and its truth: engine, options, what is compared.
+
+    Raises OSError when nothing can be written to ``out_dir``; a failed scan is in the result.
     """
+    check_place(out_dir / "summary.json")
+    how = digest_json(key)
     results: list[CaseResult] = []
     failed: dict[str, TrtforgeError] = {}
     with progress.task("scans", len(wanted)) as task:
         for request in wanted:
             task.note(request.name)
             try:
-                results.append(_one(segmenter, request, out_dir, key, progress))
+                results.append(_one(segmenter, request, out_dir, how, progress))
             except (TrtforgeError, OSError) as error:
                 failed[request.name] = as_error(error)
             if (problem := failed.get(request.name)) is not None:
-                why = f": {problem.why}" if problem.why else ""
-                progress.warn(f"{request.name}: {problem.code} {problem.what}{why}")
+                progress.warn(f"{request.name}: {problem.line}")
             task.advance()
     cohort = Cohort(tuple(results), failed)
-    write_json(out_dir / "summary.json", cohort.to_json())
-    write_text(out_dir / "summary.csv", _csv(cohort))
+    _summarize(cohort, out_dir, how, progress)
     return cohort
 
 
-def _one(segmenter: Segmenter, request: Request, out_dir: Path, key: Any, progress: Progress) -> CaseResult:
+def _summarize(cohort: Cohort, out_dir: Path, how: str, progress: Progress) -> None:
+    """Write the summary of these cases, and of those that earlier calls finished in the folder.
+
+    Means are over cases made as these were; those made otherwise, which may know other classes, are listed as `others`.
+    """
+    here = {result.name for result in cohort.results} | set(cohort.failed)
+    earlier = [(result, made) for result, made in finished(out_dir.glob("*.json"), _earlier) if result.name not in here]
+    everything = sorted([*cohort.results, *(result for result, _ in earlier)], key=lambda result: result.name)
+    others = sorted(result.name for result, made in earlier if made != how)
+    if others:
+        progress.warn(
+            f"{some(others, 'case')} in {out_dir} {'was' if len(others) == 1 else 'were'} made by another engine or "
+            "with other options; the means in summary.json leave them out"
+        )
+    alike = tuple(result for result in everything if result.name not in set(others))
+    cases = [result.to_json() for result in everything]
+    write_json(out_dir / "summary.json", Cohort(alike, cohort.failed).to_json() | {"cases": cases, "others": others})
+    write_text(out_dir / "summary.csv", _csv(Cohort(tuple(everything), cohort.failed)))
+
+
+def _earlier(value: Any, path: Path) -> tuple[CaseResult, Any]:
+    """A finished case, and how it was made. Raises as `CaseResult.from_json`."""
+    outputs = {name: path.parent / file for name, file in value["files"].items()}
+    return replace(CaseResult.from_json(value["result"]), name=path.stem, outputs=outputs), value["key"][0]
+
+
+def some(names: Sequence[str], what: str) -> str:
+    """`39 cases (case_00003, case_00005, case_00006 and 36 more)`."""
+    return f"{len(names)} {what}{'' if len(names) == 1 else 's'} ({first(names)})"
+
+
+def first(names: Sequence[str]) -> str:
+    """`case_00003, case_00005, case_00006 and 36 more`."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _one(segmenter: Segmenter, request: Request, out_dir: Path, how: str, progress: Progress) -> CaseResult:
     for path in (request.scan, request.truth):
         if path is not None and not path.exists():
             raise VolumeMissing("there is no such file or folder", where=str(path), next=f"look: ls {path.parent}")
     digest = _digest(request.scan)
-    decided = digest_json([key, digest, _digest(request.truth), sorted(request.outputs())])
+    decided = [how, digest_json([digest, _digest(request.truth), sorted(request.outputs())])]
     record = Record(out_dir / f"{request.name}.json", decided, request.outputs())
     if (earlier := record.earlier(lambda value, _: CaseResult.from_json(value))) is not None:
         progress.log(f"{request.name}: finished earlier")
         return replace(earlier, outputs=request.outputs(), scan=request.scan)
-    record.clear()
-    result = replace(segmenter.run(request, progress=progress), digest=digest)
-    record.write(result.to_json())
+    with record.making():
+        result = replace(segmenter.run(request, progress=progress), digest=digest)
+        record.write(result.to_json())
     return result
 
 
@@ -147,5 +186,5 @@ def _csv(cohort: Cohort) -> str:
         row |= {f"dice {against} {name}": f"{v:.6f}" for against, r in result.dice.items() for name, v in r.items()}
         table.writerow(row)
     for name, error in cohort.failed.items():
-        table.writerow({"case": name, "error": f"{error.code} {error.what}"})
+        table.writerow({"case": name, "error": error.line})
     return text.getvalue()

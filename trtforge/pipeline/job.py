@@ -104,18 +104,8 @@ class Job:
             "target": [self.target.key, self.target.sm],
             "backend": self.backend.name,
             "tensorrt": self.recipe.recipe.tensorrt,
-            "kernels": self._kernels,
             "tools": {**tool_versions(), **self.backend.tool_versions()},
         }
-
-    @property
-    def _kernels(self) -> str | None:
-        """Digest of the window kernels' sources, for an engine that keeps such kernels."""
-        if self.engine.volume_input is None or self.target.sm is None:
-            return None
-        from trtforge.runtime.windows.cubins import source_digests
-
-        return digest_json(source_digests())
 
     @cached_property
     def key(self) -> str:

@@ -22,6 +22,7 @@ from trtforge.pipeline.record import receipt
 from trtforge.scales.codecs.qdq import insert
 from trtforge.scales.codecs.trt_cache import Algorithm, CalibrationCache
 from trtforge.scales.table import ScaleTable
+from trtforge.surgery.choose import apply
 from trtforge.targets.load import device_release, releases, version_tuple
 
 CACHES: dict[str, Algorithm] = {
@@ -46,7 +47,7 @@ def write(job: Job, prepared: Prepared, workdir: Path, others: Mapping[str, Path
     """
     folder = workdir / "kit"
     shapes = {name: spec.shape for name, spec in job.engine.inputs.items()}
-    model = freeze_inputs(prepared.model, shapes)
+    model = with_plugins(prepared, freeze_inputs(prepared.model, shapes))
     io.save(model, folder / "model.onnx")
     if strongly_typed(job) and (name := TYPED_MODELS.get(job.engine.precision)):
         io.save(_typed(job, model, prepared), folder / name)
@@ -69,12 +70,21 @@ def write(job: Job, prepared: Prepared, workdir: Path, others: Mapping[str, Path
             "model": {"origin": job.model.origin, "sha256": job.model.sha256},
             "target": job.target.to_json(),
             "calibration": receipt(prepared),
+            "surgery": prepared.planned.plan.to_json(),
             "on_device": finishing_command(job),
         },
     )
     remove_leftovers(job.kit_path)
     write_kit(job.kit_path, members, info)
     return job.kit_path
+
+
+def with_plugins(prepared: Prepared, model: Model) -> Model:
+    """The float graph with NVIDIA's plugins in it: TensorRT quantizes around them by the cache."""
+    planned = prepared.planned
+    if planned.situation is None:
+        return model
+    return apply(model, model, planned.plan, planned.situation)[0]
 
 
 def finishing_command(job: Job) -> str:

@@ -20,7 +20,10 @@ from trtforge.graph import io
 from trtforge.graph.digests import digests
 from trtforge.graph.model import Digests, Model
 from trtforge.graph.surgery import SurgeryResult, perform
+from trtforge.pipeline import plugins
+from trtforge.pipeline.classes import check_classes
 from trtforge.pipeline.job import Job, tool_versions
+from trtforge.pipeline.plugins import Planned
 from trtforge.progress import QUIET, Progress
 from trtforge.samples.listed import preprocessing
 from trtforge.scales.collect import collect
@@ -33,26 +36,30 @@ RECALIBRATE = (
 
 @dataclass(frozen=True)
 class Prepared:
-    """``scales_path`` is where the table lies (None without INT8); ``reused``: it was calibrated earlier."""
+    """``scales_path`` is where the table lies (None without INT8); ``reused``: it was calibrated earlier.
+
+    ``planned``: what becomes of the plugins in ``surgery``, and the graph that is decided for.
+    """
 
     surgery: SurgeryResult
     digests: Digests
     scales: ScaleTable | None
     scales_path: Path | None
     reused: bool
+    planned: Planned
 
     @property
     def model(self) -> Model:
-        return self.surgery.model
+        """The float graph to compile."""
+        return self.planned.model
 
 
 def surgery(job: Job) -> SurgeryResult:
     """Load the job's model and run its surgery passes. Raises ONX errors."""
     try:
-        return perform(io.load(job.model.path), job.engine.surgery)
+        return perform(io.load(job.model.path), plugins.steps(job))
     except UnknownPass as error:
-        where = job.recipe.place(("engines", job.name, "surgery"))
-        raise UnknownPass(error.what, where=where, why=error.why, next=error.next) from error
+        raise plugins.unknown(job, error) from error
 
 
 def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Prepared:
@@ -61,21 +68,29 @@ def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Pre
     Raises ONX, CAL errors.
     """
     result = surgery(job)
+    check_classes(job, result.model)
     identity = digests(result.model)
     if job.scales_file is not None:
         table = ScaleTable.load(job.scales_file)
         said = preprocessing(job.engine.inputs)
         check_matches(table, identity, preprocessing=said, where=str(job.scales_file), next=RECALIBRATE)
-        return Prepared(result, identity, table, job.scales_file, reused=True)
+        return _planned(job, result, identity, table, job.scales_file, reused=True)
     if job.calibration_set is None:
-        return Prepared(result, identity, None, None, reused=False)
+        return _planned(job, result, identity, None, None, reused=False)
     path = scales_path(job, identity)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Builds for two targets may need the same table at once: the second waits and finds it made.
     with FileLock(path.with_suffix(".lock")):
         if not fresh and (cached := _cached(path, progress)) is not None:
-            return Prepared(result, identity, cached, path, reused=True)
-        return Prepared(result, identity, _calibrate(job, result.model, path, fresh, progress), path, reused=False)
+            return _planned(job, result, identity, cached, path, reused=True)
+        made = _calibrate(job, result.model, path, fresh, progress)
+    return _planned(job, result, identity, made, path, reused=False)
+
+
+def _planned(
+    job: Job, result: SurgeryResult, identity: Digests, table: ScaleTable | None, path: Path | None, *, reused: bool
+) -> Prepared:
+    return Prepared(result, identity, table, path, reused, plugins.plan(job, result.model, table))
 
 
 def _calibrate(job: Job, model: Model, path: Path, fresh: bool, progress: Progress) -> ScaleTable:

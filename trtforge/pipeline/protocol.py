@@ -7,9 +7,10 @@ and came out. `trtforge run` takes such a scan as it is.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from trtforge.digest import sha256_file
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.usage import WouldOverwrite
 from trtforge.errors.volume import CasesFailed, CaseUnknown, VolumeMissing
-from trtforge.files import atomic_open, write_json
-from trtforge.pipeline.cohort import as_error, failures
-from trtforge.pipeline.finished import Record
+from trtforge.files import atomic_open, check_place, write_json
+from trtforge.pipeline.cohort import as_error, failures, first, some
+from trtforge.pipeline.finished import Record, finished, intact
 from trtforge.progress import QUIET, Progress
 from trtforge.volumes.place import Placed
 from trtforge.volumes.protocols import KITS19, ScanProtocol, mark, network_affine, place_once
@@ -90,11 +91,13 @@ def prepare(name: str, raw: Path, out: Path, *, cases: Sequence[str] = (), progr
         raw: a folder with a folder a case, as the data set is published.
         cases: case names, or `infer`, `calibration`; empty: every case that is there.
 
-    Raises VOL101 no case at all, VOL403 unknown case; OSError.
+    `summary.json` in ``out`` has every case that was prepared there, in this call or earlier.
+
+    Raises VOL101 no case at all, VOL403 unknown case, USE111 both folders are one; OSError, also when nothing can be
+    written to ``out``.
     """
     protocol = PROTOCOLS[name]
     done: list[PreparedCase] = []
-    failed: dict[str, TrtforgeError] = {}
     wanted = list(dict.fromkeys(_wanted(raw, cases)))
     if raw.resolve() == out.resolve():
         raise WouldOverwrite(
@@ -103,18 +106,89 @@ def prepare(name: str, raw: Path, out: Path, *, cases: Sequence[str] = (), progr
             why="RAW_DIR and OUT_DIR are one folder",
             next="name another folder for the prepared cases",
         )
-    with progress.task(f"prepare {name}", len(wanted)) as task:
-        for case in wanted:
+    check_place(out / "summary.json")
+    sources = {case: raw / COPIES.get(case, case) for case in wanted}
+    failed: dict[str, TrtforgeError] = _missing(sources, raw, out, progress)
+    there = {case: source for case, source in sources.items() if case not in failed}
+    _say_what_lacks(there, raw, out, progress, skipped=not cases)
+    with progress.task(f"prepare {name}", len(there)) as task:
+        for case, source in there.items():
             task.note(case)
             try:
-                done.append(_one(protocol, case, raw / COPIES.get(case, case), out / case, progress))
+                done.append(_one(protocol, case, source, out / case, progress))
             except (TrtforgeError, OSError) as error:
                 failed[case] = problem = as_error(error)
-                progress.warn(f"{case}: {problem.code} {problem.what}" + (f": {problem.why}" if problem.why else ""))
+                _leave_nothing(source, out / case)
+                progress.warn(f"{case}: {problem.line}")
             task.advance()
     found = Preparation(name, tuple(done), failed)
-    write_json(out / "summary.json", found.to_json())
+    write_json(out / "summary.json", _with_earlier(found, out).to_json())
     return found
+
+
+def _missing(sources: Mapping[str, Path], raw: Path, out: Path, progress: Progress) -> dict[str, TrtforgeError]:
+    """The cases whose scan is not there, told in one line, for a half-fetched data set lacks dozens.
+
+    One that was finished earlier stays in ``out``: its scan may have been deleted since, to make room.
+    """
+    missing: dict[str, TrtforgeError] = {}
+    for case, source in sources.items():
+        if (source / SCAN).is_file():
+            continue
+        missing[case] = VolumeMissing(
+            "the case is not there", where=str(source / SCAN), next="fetch it; see calib_data/kits19.yaml"
+        )
+        _leave_nothing(source, out / case)
+    if missing:
+        count = f"{len(missing)} of {len(sources)} case{'' if len(sources) == 1 else 's'}"
+        verb = "is" if len(missing) == 1 else "are"
+        progress.warn(f"{count} {verb} not there ({first(list(missing))}): no {SCAN} in {raw}")
+    return missing
+
+
+def _leave_nothing(source: Path, target: Path) -> None:
+    """What is no result, a pattern is not to find: of a failed case only files that a record vouches for may stay."""
+    if not _is_one(source, target) and not intact(target / RECORD):
+        with contextlib.suppress(OSError):  # the case has its error already
+            _record(target, None).clear()
+            target.rmdir()  # only when it holds nothing else
+
+
+def _say_what_lacks(sources: Mapping[str, Path], raw: Path, out: Path, progress: Progress, *, skipped: bool) -> None:
+    """A line for cases without truth, and, when every case was wanted, for folders that are none, each kind once."""
+    without = [case for case, source in sources.items() if not (source / TRUTH).is_file()]
+    if without:
+        progress.warn(f"{some(without, 'case')} {_have(without)} no {TRUTH}; prepared without truth")
+    if not skipped:
+        return
+    folders = [
+        path
+        for path in sorted(raw.iterdir())
+        if path.is_dir() and not path.name.startswith(".") and not out.resolve().is_relative_to(path.resolve())
+    ]
+    lacking = [path for path in folders if not (path / SCAN).is_file()]
+    labelled = [path.name for path in lacking if (path / TRUTH).is_file()]
+    others = [path.name for path in lacking if path.name not in labelled]
+    if labelled:
+        progress.warn(f"{some(labelled, 'folder')} {_have(labelled)} {TRUTH} but no {SCAN}; skipped")
+    if others:
+        progress.warn(f"{some(others, 'folder')} {_have(others)} no {SCAN}; skipped")
+
+
+def _have(names: Collection[str]) -> str:
+    return "has" if len(names) == 1 else "have"
+
+
+def _with_earlier(now: Preparation, out: Path) -> Preparation:
+    """This call's cases and those of earlier ones, by name."""
+    here = {case.name for case in now.cases} | set(now.failed)
+    earlier = [case for case in finished(out.glob(f"*/{RECORD}"), _earlier) if case.name not in here]
+    return replace(now, cases=tuple(sorted([*now.cases, *earlier], key=lambda case: case.name)))
+
+
+def _earlier(value: Any, path: Path) -> PreparedCase:
+    """Raises KeyError, TypeError."""
+    return PreparedCase(path.parent.name, tuple(value["result"]["shape"]), dict(value["sha256"]), reused=True)
 
 
 def _wanted(raw: Path, cases: Sequence[str]) -> Iterator[str]:
@@ -138,21 +212,42 @@ def _wanted(raw: Path, cases: Sequence[str]) -> Iterator[str]:
 
 def _one(protocol: ScanProtocol, name: str, source: Path, target: Path, progress: Progress) -> PreparedCase:
     scan, truth = source / SCAN, source / TRUTH
-    if not scan.is_file():
-        raise VolumeMissing("the case is not there", where=str(scan), next="fetch it; see calib_data/kits19.yaml")
+    if _is_one(source, target):
+        raise WouldOverwrite(
+            "the prepared case would be written over the raw one",
+            where=str(target),
+            why=f"it leads to {source}",
+            next="name another folder for the prepared cases",
+        )
     sources = {path.name: sha256_file(path) for path in (scan, truth) if path.is_file()}
     tools = {"trtforge": __version__, "scipy": metadata.version("scipy")}
     key = {"protocol": mark(protocol.spec, protocol.window), "sources": sources, "tools": tools}
-    outputs = {PREPARED_SCAN: target / PREPARED_SCAN}
-    if truth.is_file():
-        outputs[TRUTH] = target / TRUTH
-    record = Record(target / RECORD, key, outputs)
+    record = _record(target, key, truth=truth.is_file())
     earlier = record.earlier(lambda value, files: PreparedCase(name, tuple(value["shape"]), files, reused=True))
     if earlier is not None:
         progress.log(f"{name}: finished earlier")
         return earlier
-    record.clear()
-    volume = read_volume(scan)
+    _record(target, key).clear()  # the truth of before too, when there is none any more
+    with record.making():
+        placed = _make(protocol, name, source, record.outputs, progress)
+        files = record.write({"shape": list(placed.array.shape)})
+    return PreparedCase(name, placed.array.shape, files, reused=False)
+
+
+def _record(target: Path, key: Any, *, truth: bool = True) -> Record:
+    outputs = (PREPARED_SCAN, TRUTH) if truth else (PREPARED_SCAN,)
+    return Record(target / RECORD, key, {name: target / name for name in outputs})
+
+
+def _is_one(source: Path, target: Path) -> bool:
+    """A link in OUT may lead to the raw case, whose truth has the name of the prepared one."""
+    return source.resolve() == target.resolve()
+
+
+def _make(protocol: ScanProtocol, name: str, source: Path, outputs: Mapping[str, Path], progress: Progress) -> Placed:
+    volume = read_volume(source / SCAN)
+    for warning in volume.warnings:
+        progress.warn(f"{name}: {warning}")
     if (axes := "".join(orientation_of(volume.affine))) != protocol.spec.orientation:
         progress.warn(
             f"{name}: its axes run to {axes}, not {protocol.spec.orientation} as the data set's; it was turned"
@@ -160,9 +255,9 @@ def _one(protocol: ScanProtocol, name: str, source: Path, target: Path, progress
     placed = place_once(volume, protocol.spec, protocol.window)
     _write(outputs[PREPARED_SCAN], placed.array, volume, placed, protocol)
     if TRUTH in outputs:
-        _write(outputs[TRUTH], placed.labels_forward(read_labels(truth, volume)), volume, placed, protocol)
-    files = record.write({"shape": list(placed.array.shape)})
-    return PreparedCase(name, placed.array.shape, files, reused=False)
+        labels = placed.labels_forward(read_labels(source / TRUTH, volume))
+        _write(outputs[TRUTH], labels, volume, placed, protocol)
+    return placed
 
 
 def _write(path: Path, voxels: np.ndarray[Any, Any], volume: Volume, placed: Placed, protocol: ScanProtocol) -> None:

@@ -34,6 +34,7 @@ def manifest(job: Job, prepared: Prepared, result: CompileResult, parity: dict[s
         ),
         outputs=tuple(TensorRecord.of(spec) for spec in result.outputs),
         surgery=tuple(report.to_json() for report in prepared.surgery.reports),
+        plugins=tuple(result.report.get("plugins", ())),
         calibration=receipt(prepared),
         parity=parity,
         report=result.report,

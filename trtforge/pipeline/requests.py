@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trtforge.engines.store import EngineVersion
-from trtforge.errors.usage import OneScanOnly, WouldOverwrite
+from trtforge.errors.usage import OneScanOnly, WouldOverwrite, WrongUsage
 from trtforge.errors.volume import SameCase, VolumeMissing
 from trtforge.pipeline.case import Request
 from trtforge.recipe.models import Engine
@@ -16,6 +17,7 @@ from trtforge.volumes.volume import stem
 
 LABELS = ".nii.gz"
 SUMMARIES = ("summary.json", "summary.csv")
+PLACEHOLDERS = ("folder", "name")
 
 KITS19 = "imaging"
 """What every scan of KiTS19 is called, in a folder named after the case."""
@@ -39,8 +41,11 @@ def requests(
         truths: the truth of each scan, where ``truth`` does not say.
         others: places of the only scan's `probabilities`, `picture`, `page`; of several, they go to ``out_dir``.
 
-    Raises USE110 one truth for several scans, USE111 a result over an input or another, VOL402 two scans of one name.
+    Raises USE100 ``truth`` with an unknown placeholder, USE110 one truth for several scans, USE111 a result over an
+    input or another, VOL402 two scans of one name.
     """
+    if truth is not None:
+        _check_placeholders(truth)
     scans = list({scan.resolve(): scan for scan in scans}.values())
     if truth is not None and len(scans) > 1 and "{" not in truth:
         raise OneScanOnly(
@@ -62,6 +67,19 @@ def requests(
     ]
     refuse_overwriting(wanted, out_dir)
     return wanted
+
+
+def _check_placeholders(truth: str) -> None:
+    """Raises WrongUsage (USE100) for `{fodler}`; braces in the name of a file that is there are its own."""
+    unknown = [name for name in re.findall(r"\{([^{}/]*)\}", truth) if name not in PLACEHOLDERS]
+    if unknown and not Path(truth).exists():
+        known = " and ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        raise WrongUsage(
+            f"--truth has an unknown placeholder {{{unknown[0]}}}",
+            where=truth,
+            why=f"there are {known}, which stand for the scan's folder, and for its name without the format",
+            next="--truth '{folder}/segmentation.nii.gz'",
+        )
 
 
 def refuse_overwriting(wanted: Sequence[Request], out_dir: Path | None) -> None:

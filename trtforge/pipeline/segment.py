@@ -18,6 +18,7 @@ from trtforge.evaluate.amounts import millilitres
 from trtforge.evaluate.dice import Labels, dice
 from trtforge.evaluate.labels import class_names
 from trtforge.pipeline.case import AGAINST, CaseResult, Request
+from trtforge.pipeline.room import advice
 from trtforge.progress import QUIET, Progress
 from trtforge.recipe.models import Engine, InputSpec, VolumePreprocess
 from trtforge.runtime.windows.choose import Loop
@@ -123,8 +124,15 @@ class Segmenter:
     def _check_memory(self, scan: Scan, probabilities: bool, request: Request, progress: Progress) -> dict[str, int]:
         """Bytes by name, from the header, before a voxel is read. Raises NotEnoughMemory (ENV103)."""
         window = self.window
-        grid = WindowGrid.of(shape_of(scan, self.preprocess, window.size), window.size, self.loop.options.overlap)
-        taken = self.loop.memory(self.session, window, grid, probabilities=probabilities)
+        shape, overlap = shape_of(scan, self.preprocess, window.size), self.loop.options.overlap
+
+        def of_loop(overlap: float) -> dict[str, int]:
+            return self.loop.memory(
+                self.session, window, WindowGrid.of(shape, window.size, overlap), probabilities=probabilities
+            )
+
+        grid = WindowGrid.of(shape, window.size, overlap)
+        taken = of_loop(overlap)
         voxels = prod(scan.shape)
         taken["scan, and its copy while it is resampled"] = 2 * voxels * scan.kept_dtype.itemsize
         taken["labels on the scan's grid"] = (2 + (request.truth is not None) + (self.reference is not None)) * voxels
@@ -141,9 +149,15 @@ class Segmenter:
                 f"the scan needs {memory.human_bytes(needed)}, and {memory.human_bytes(free)} are free",
                 where=str(request.scan),
                 why=", ".join(parts),
-                next="free memory"
-                + (", or leave out --probabilities" if probabilities else "")
-                + ", or run it on a larger machine",
+                next=advice(
+                    scan,
+                    self.preprocess,
+                    overlap,
+                    lambda overlap: sum(of_loop(overlap).values()),
+                    needed=needed,
+                    free=free,
+                    probabilities=probabilities,
+                ),
             )
         return taken
 

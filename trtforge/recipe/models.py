@@ -31,6 +31,8 @@ DType = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Precision = Literal["fp32", "fp16", "int8"]
 TensorFormat = Literal["linear", "chw4", "chw32", "hwc8", "cdhw32", "dla_linear", "dla_hwc4"]
 BackendName = Literal["onnxruntime", "tensorrt_rtx", "tensorrt"]
+PluginName = Literal["res2", "qkv-to-context", "instance-norm-relu", "pixel-shuffle-3d", "conv3d-small"]
+LoweringName = Literal["stock", "trtforge", "attention", "plain"]
 
 
 class Strict(BaseModel):
@@ -239,7 +241,15 @@ class Engine(Strict):
     windows: Windows | None = Field(
         None, description="For an input with `preprocess: {kind: volume}`: how volumes go through the network"
     )
-    surgery: tuple[str, ...] = Field((), description="Surgery passes, in this order; see `trtforge surgery --list`")
+    surgery: tuple[str, ...] = Field(
+        (), description="Surgery passes and plugins, in this order; see `trtforge surgery --list`"
+    )
+    plugins: dict[PluginName, tuple[LoweringName, ...]] = Field(
+        {},
+        description="For plugins named in `surgery`: what may stand for each, best first; `stock`: NVIDIA's plugin, "
+        "`trtforge`: ours, `attention`: the ONNX operator, `plain`: the graph as it is. Left out: whatever the target "
+        "takes, `plain` last",
+    )
     precision: Precision = Field("int8", description="What most layers compute in; `int8` needs `calibration`")
     calibration: Calibration | None = Field(None, description="Where the INT8 ranges come from")
     quantize: Quantize = Field(default_factory=Quantize, description="What INT8 covers beyond the defaults")
@@ -265,6 +275,15 @@ class Engine(Strict):
             raise ValueError("`windows` is for an input with `preprocess: {kind: volume, ...}`, and there is none")
         if self.verify is not None and self.verify.metric == "dice" and self.volume_input is None:
             raise ValueError("`metric: dice` compares labels of volumes, and no input has `preprocess: {kind: volume}`")
+        return self
+
+    @model_validator(mode="after")
+    def _plugins_are_used(self) -> Engine:
+        for name, lowerings in self.plugins.items():
+            if name not in self.surgery:
+                raise ValueError(f"`plugins` lists {name}, and `surgery` does not; add it there, or remove it here")
+            if not lowerings or len(set(lowerings)) < len(lowerings):
+                raise ValueError(f"`plugins: {name}` is empty or says the same twice; write [trtforge, plain]")
         return self
 
     @model_validator(mode="after")

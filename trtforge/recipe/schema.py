@@ -185,7 +185,8 @@ def _inner_models(schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "", choice["$ref"].rpartition("/")[2]
         elif choice.get("type") == "object":
             entries = next(iter(choice.get("patternProperties", {}).values()), choice.get("additionalProperties"))
-            yield "NAME.", entries["$ref"].rpartition("/")[2]
+            if "$ref" in entries:  # not so where the entries are lists
+                yield "NAME.", entries["$ref"].rpartition("/")[2]
 
 
 def _takes(schema: dict[str, Any]) -> str:

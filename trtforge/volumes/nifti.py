@@ -19,9 +19,11 @@ import numpy as np
 
 from trtforge.errors.volume import UnitUnsupported
 from trtforge.volumes.scan import Scan, check_affine, check_dtype, check_shape, check_spacing
-from trtforge.volumes.volume import Array, by
+from trtforge.volumes.volume import Array, Shape, by
 
 _CHUNK = 1 << 20  # voxels
+
+_ANGLE, _SHIFT = 1.0, 0.5  # degrees, voxels: between sform and qform, no more than tools make of each other's
 
 _UNITS = {0: "unknown", 1: "metre", 2: "mm", 3: "micrometre"}
 
@@ -121,7 +123,7 @@ def open_nifti(path: Path) -> Scan:
         spacing=spacing,
         chunks=file.chunks,
         template=file.template,
-        warnings=(*_unit_warning(file.header, path), *_orientation_warning(file.header)),
+        warnings=(*_unit_warning(file.header, path), *_orientation_warning(file.header, shape)),
     )
 
 
@@ -166,7 +168,30 @@ def _unit_warning(header: Any, path: Path) -> list[str]:
     )
 
 
-def _orientation_warning(header: Any) -> list[str]:
-    if int(header["sform_code"]) != 0 or int(header["qform_code"]) != 0:
+def _orientation_warning(header: Any, shape: Shape) -> list[str]:
+    stated = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
+    if all(stated):
+        return _disagreement(header, shape)
+    if any(stated):
         return []
     return ["the header states no orientation (sform_code and qform_code are 0); axes were taken to run to L, A, S"]
+
+
+def _disagreement(header: Any, shape: Shape) -> list[str]:
+    """Both forms of the affine are stated, and put the scan in two places: said, for other tools may take the other."""
+    from nibabel.spatialimages import HeaderDataError
+
+    used = "labels and directions go by the sform"
+    sform = np.asarray(header.get_sform(), np.float64)
+    try:
+        qform = np.asarray(header.get_qform(), np.float64)
+    except (ValueError, HeaderDataError):  # its quaternion is no rotation
+        return [f"the header's qform cannot be read; {used}"]
+    edges = np.linalg.norm(sform[:3, :3], axis=0)
+    cosines = (sform[:3, :3] * qform[:3, :3]).sum(axis=0) / (edges * np.linalg.norm(qform[:3, :3], axis=0))
+    angle = float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).max())
+    middle = [(length - 1) / 2 for length in shape]
+    shift = float(np.linalg.norm((sform - qform)[:3] @ (*middle, 1)))
+    if angle <= _ANGLE and shift <= _SHIFT * edges.min():
+        return []
+    return [f"sform and qform disagree, by {angle:.3g} degrees and {shift:.3g} mm at the middle of the scan; {used}"]

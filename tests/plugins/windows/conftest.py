@@ -23,11 +23,13 @@ import numpy as np
 import pytest
 
 from trtforge.backends.base import TensorSpec
+from trtforge.kernels.cubins import plugin_folder
 from trtforge.runtime.windows import cuda
-from trtforge.runtime.windows.cubins import KERNELS, plugin_folder
+from trtforge.runtime.windows.cubins import KERNELS
 
 FLAGS = (
     *("-std=c++17", "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing"),
+    "-fno-gnu-unique",  # each plugin has a `threadIdx` of its own, although all are loaded into one process
     *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
 )
 GUARD = 64

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import conftest
 import test_loop
 
-from trtforge.runtime.windows.cubins import compile_cubins
+from trtforge.runtime.windows.cubins import WINDOWS
 
 Work = ctypes.CFUNCTYPE(None)
 
@@ -33,7 +33,7 @@ class Driver:
 
 
 def main(sm: str) -> None:
-    driver, cubins = Driver(), compile_cubins([sm])
+    driver, cubins = Driver(), WINDOWS.compile([sm])
     for facts, options in [
         ({}, {}),
         ({"batch": 3, "given": "float16", "taken": "float16", "channels": 5}, {}),

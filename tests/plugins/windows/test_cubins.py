@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-import trtforge
 from trtforge.errors.backend import KernelNotCompiled
 from trtforge.errors.engine import ForeignGpu
 from trtforge.errors.environment import MissingPackage
-from trtforge.runtime.windows import cubins
-from trtforge.runtime.windows.cubins import KERNELS, SOURCES, compile_cubins, cubin_files, fitting, plugin_folder
+from trtforge.kernels import cubins
+from trtforge.kernels.cubins import fitting, plugin_folder
+from trtforge.runtime.windows.cubins import KERNELS, WINDOWS
 
 SMS = ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0")
 ELF_CUDA = 190  # e_machine
@@ -24,7 +24,7 @@ ELF_CUDA = 190  # e_machine
 
 def missing() -> str:
     try:
-        cubins._Nvrtc()
+        cubins._Nvrtc(WINDOWS)
     except MissingPackage as error:
         return error.why
     return ""
@@ -41,7 +41,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @needs_nvrtc
 def test_every_gpu_gets_every_kernel() -> None:
-    made = compile_cubins(SMS)
+    made = WINDOWS.compile(SMS)
     assert tuple(made) == SMS
     for sm, binary in made.items():
         assert binary[:4] == b"\x7fELF"
@@ -55,20 +55,22 @@ def test_every_gpu_gets_every_kernel() -> None:
 @needs_nvrtc
 def test_the_same_source_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In another folder, in another process, and not from the cache."""
-    first = compile_cubins(["8.0"])["8.0"]
+    first = WINDOWS.compile(["8.0"])["8.0"]
     copy = tmp_path / "elsewhere"
     shutil.copytree(plugin_folder("windows"), copy)
     code = (
         "import sys; from pathlib import Path\n"
-        "from trtforge.runtime.windows import cubins\n"
-        f"sys.stdout.buffer.write(cubins._Nvrtc().compile(Path({str(copy)!r}), '8.0'))\n"
+        "from trtforge.kernels import cubins\n"
+        "from trtforge.runtime.windows.cubins import WINDOWS\n"
+        f"cubins.plugin_folder = lambda name: Path({str(copy)!r})\n"
+        "sys.stdout.buffer.write(cubins._Nvrtc(WINDOWS).compile('8.0'))\n"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=120).stdout == first
 
 
 @needs_nvrtc
 def test_a_cubin_is_compiled_once(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = compile_cubins(["8.6"])
+    first = WINDOWS.compile(["8.6"])
     (kept,) = empty_cache.iterdir()
     assert kept.read_bytes() == first["8.6"]
 
@@ -77,10 +79,10 @@ def test_a_cubin_is_compiled_once(empty_cache: Path, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patch:
         patch.setattr(cubins._Nvrtc, "compile", again)
-        assert compile_cubins(["8.6"]) == first
+        assert WINDOWS.compile(["8.6"]) == first
         patch.setattr(cubins, "OPTIONS", {"std": "c++20"})
         with pytest.raises(AssertionError, match="compiled twice"):
-            compile_cubins(["8.6"])
+            WINDOWS.compile(["8.6"])
 
 
 @needs_nvrtc
@@ -89,7 +91,7 @@ def test_no_float_arithmetic_is_fused() -> None:
     from cuda.bindings import nvrtc
 
     folder = plugin_folder("windows")
-    source = (folder / SOURCES[0]).read_text().encode()
+    source = (folder / WINDOWS.sources[0]).read_text().encode()
     _, program = nvrtc.nvrtcCreateProgram(source, b"kernel.cu", 0, [], [])
     options = [b"-arch=compute_80", b"--std=c++17", f"-I{folder}".encode()]
     (failed,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
@@ -108,7 +110,7 @@ def test_no_float_arithmetic_is_fused() -> None:
 @needs_nvrtc
 def test_a_gpu_that_nvrtc_does_not_know_is_refused() -> None:
     with pytest.raises(KernelNotCompiled, match=r"SM 3\.5") as caught:
-        compile_cubins(["3.5"])
+        WINDOWS.compile(["3.5"])
     assert "8.0" in caught.value.why
 
 
@@ -120,7 +122,7 @@ def test_a_mistake_in_the_source_is_told_in_nvrtcs_words(tmp_path: Path, monkeyp
         source.write("__device__ int wrong = nothing;\n")
     monkeypatch.setattr(cubins, "plugin_folder", lambda name: broken)
     with pytest.raises(KernelNotCompiled) as caught:
-        compile_cubins(["8.0"])
+        WINDOWS.compile(["8.0"])
     assert re.fullmatch(r'kernel\.cu\(\d+\): error: identifier "nothing" is undefined', caught.value.why)
     assert caught.value.where == str(broken / "kernel.cu")
 
@@ -128,26 +130,20 @@ def test_a_mistake_in_the_source_is_told_in_nvrtcs_words(tmp_path: Path, monkeyp
 def test_without_the_compiler_the_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.core", None)
     with pytest.raises(MissingPackage) as caught:
-        compile_cubins(["8.0"])
+        WINDOWS.compile(["8.0"])
     assert caught.value.next == "pip install 'trtforge[rtx]'"
 
 
-def test_plugins_lie_in_the_package_or_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {*SOURCES, "README.md"} <= {path.name for path in plugin_folder("windows").iterdir()}
-    package = tmp_path / "site" / "trtforge"
-    package.mkdir(parents=True)
-    monkeypatch.setattr(trtforge, "__file__", str(package / "__init__.py"))
-    assert plugin_folder("windows") == tmp_path / "site" / "plugins" / "windows"
-    (package / "plugins").mkdir()
-    assert plugin_folder("windows") == package / "plugins" / "windows"
+def test_plugins_lie_in_the_package() -> None:
+    assert {*WINDOWS.sources, "README.md"} <= {path.name for path in plugin_folder("windows").iterdir()}
 
 
 def test_files_beside_an_engine_are_found_by_name(tmp_path: Path) -> None:
     for sm in ("12.0", "8.0", "8.7"):
-        (tmp_path / cubins.file_name(sm)).write_bytes(sm.encode())
+        (tmp_path / WINDOWS.file_name(sm)).write_bytes(sm.encode())
     for other in ("windows.sm80.txt", "model.plan", "windows.sm8.cubin"):
         (tmp_path / other).touch()
-    found = cubin_files(tmp_path)
+    found = WINDOWS.files(tmp_path)
     assert list(found) == ["8.0", "8.7", "12.0"]
     assert found["8.7"] == tmp_path / "windows.sm87.cubin"
 

@@ -11,6 +11,7 @@ import pytest
 
 from trtforge.backends.base import TensorSpec
 from trtforge.errors.environment import MissingPackage
+from trtforge.kernels.cubins import KernelSet
 from trtforge.recipe.models import Windows
 from trtforge.runtime.windows import choose, kept
 from trtforge.runtime.windows.weights import WindowWeights
@@ -56,10 +57,10 @@ def test_without_nvrtc_the_kernels_are_left_out_and_said(tmp_path: Path, monkeyp
         def warn(self, message: str) -> None:
             said.append(message)
 
-    def missing(sms: list[str]) -> dict[str, bytes]:
+    def missing(self: KernelSet, sms: list[str]) -> dict[str, bytes]:
         raise MissingPackage("compiling needs NVRTC", why="no module named cuda", next="pip install 'trtforge[rtx]'")
 
-    monkeypatch.setattr(kept, "compile_cubins", missing)
+    monkeypatch.setattr(KernelSet, "compile", missing)
     assert list(kept.write(tmp_path, Windows(), WINDOW, "8.0", progress=Heard())) == ["windows.json"]
     assert "no window kernels" in said[0] and "trtforge[rtx]" in said[0]
 
@@ -79,7 +80,7 @@ class OnGpu(Engine):
 
 
 def test_which_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "compile_cubins", lambda sms: dict.fromkeys(sms, b"a cubin"))
+    monkeypatch.setattr(KernelSet, "compile", lambda self, sms: dict.fromkeys(sms, b"a cubin"))
     kept.write(tmp_path, Windows(), WINDOW, "8.0")
     loop = choose.Loop.of(tmp_path, Windows(), WINDOW)
     assert dict(loop.cubins) == {"8.0": b"a cubin"}

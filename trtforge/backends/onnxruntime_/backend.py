@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trtforge.backends.onnxruntime_.forms import Form
     from trtforge.backends.onnxruntime_.session import OnnxruntimeSession
     from trtforge.graph.model import Model
+    from trtforge.surgery.op import Creator
 
 ENGINE_FILE = "model.onnx"
 
@@ -40,6 +41,9 @@ class OnnxruntimeBackend:
             "onnx": _version("onnx"),
             "cpu": " ".join([host.machine, *host.isa]),
         }
+
+    def creators(self, tensorrt: str | None) -> tuple[frozenset[Creator], bool]:
+        return frozenset(), True
 
     def compile(self, request: CompileRequest) -> CompileResult:
         """Fix the input shapes, quantize, choose the form that is right and fastest on this CPU, write the files.

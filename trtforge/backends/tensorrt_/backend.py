@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from trtforge.backends.base import Availability, CompileRequest
 from trtforge.errors.backend import NeedsDevice
+
+if TYPE_CHECKING:
+    from trtforge.surgery.op import Creator
 
 _WHY = "native TensorRT compiles on the device itself: it times kernels on the GPU or DLA it compiles for"
 _NEXT = "`trtforge build` prepares a sealed kit here; copy it to the device"
@@ -29,6 +32,12 @@ class NativeTensorRT:
     def tool_versions(self) -> dict[str, str]:
         version = _version()
         return {"tensorrt": version} if version else {}
+
+    def creators(self, tensorrt: str | None) -> tuple[frozenset[Creator], bool]:
+        """NVIDIA's stock plugins by release, as documented: its registry can only be asked on the device."""
+        from trtforge.surgery.documented import documented
+
+        return documented(tensorrt), False
 
     def compile(self, request: CompileRequest) -> NoReturn:
         """Raises NeedsDevice (KIT101)."""

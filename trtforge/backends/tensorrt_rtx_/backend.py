@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trtforge.backends.tensorrt_rtx_.job import Compiled
     from trtforge.backends.tensorrt_rtx_.names import Int8Count
     from trtforge.graph.model import Model
+    from trtforge.surgery.op import Creator
 
 ENGINE_FILE = "model.plan"
 LAYERS_FILE = "layers.json"
@@ -53,6 +54,13 @@ class TensorRTRtxBackend:
     def tool_versions(self) -> dict[str, str]:
         return environment.versions()
 
+    def creators(self, tensorrt: str | None) -> tuple[frozenset[Creator], bool]:
+        if environment.missing():
+            return frozenset(), False
+        from trtforge.backends.tensorrt_rtx_.plugins import creators
+
+        return creators(), True
+
     def compile(self, request: CompileRequest) -> CompileResult:
         """Write ``model.plan``, ``layers.json`` and the graph the compiler read into ``request.workdir``.
 
@@ -64,14 +72,19 @@ class TensorRTRtxBackend:
         capability = _compute_capability(request)
         _check_supported(request)
 
-        from trtforge.backends.tensorrt_rtx_ import ir, names
+        from trtforge.backends.tensorrt_rtx_ import ir, names, plugins
         from trtforge.graph.io import save
+        from trtforge.surgery.compiler_graph import for_compiler
 
         graph, facts = _lower(request)
         names.make_matchable(graph.proto)
         onnx, plan = request.workdir / "graph" / "model.onnx", request.workdir / ENGINE_FILE
         save(graph, onnx)
-        compiled = _run(request, onnx, capability, plan)
+        kinds = plugins.kinds_in(graph)
+        parsed = request.workdir / "compiler" / "model.onnx" if kinds else onnx
+        if kinds:
+            save(for_compiler(graph, kinds), parsed)
+        compiled = _run(request, parsed, capability, plan, tuple(kinds))
         for warning in compiled.warnings:
             request.progress.warn(f"TensorRT-RTX: {warning}")
 
@@ -81,8 +94,10 @@ class TensorRTRtxBackend:
         _check_int8(count, layers, header)
         layers_file = request.workdir / LAYERS_FILE
         write_json(layers_file, [layer.to_json() for layer in layers])
+        assert request.target.sm is not None  # _compute_capability looked
+        cubins = plugins.write_cubins(kinds, request.target.sm, request.workdir)
         return CompileResult(
-            files={ENGINE_FILE: plan, LAYERS_FILE: layers_file},
+            files={ENGINE_FILE: plan, LAYERS_FILE: layers_file, **cubins},
             inputs=_specs(compiled.inputs),
             outputs=_specs(compiled.outputs),
             report=_report(request, compiled, header, layers, count) | facts | {"plan_sha256": sha256_file(plan)},
@@ -90,13 +105,13 @@ class TensorRTRtxBackend:
         )
 
     def load(self, folder: Path, report: Mapping[str, Any]) -> Session:
-        """The engine on this machine's GPU. Raises NoGpu, MissingPackage, CannotDeserialize.
+        """The engine on this machine's GPU. Raises PluginNotHere, NoGpu, MissingPackage, CannotDeserialize.
 
         Not yet run on hardware; see :mod:`trtforge.backends.tensorrt_rtx_.session`.
         """
         from trtforge.backends.tensorrt_rtx_.session import RtxSession
 
-        return RtxSession(folder / ENGINE_FILE)
+        return RtxSession(folder / ENGINE_FILE, report)
 
     def _check_installed(self, request: CompileRequest) -> None:
         if missing := environment.missing():
@@ -157,13 +172,14 @@ def _lower(request: CompileRequest) -> tuple[Model, dict[str, Any]]:
         if name in specs and specs[name].dtype != spec.dtype:
             why = f"`inputs.{name}.dtype` is {spec.dtype}; the graph's input is {specs[name].dtype}"
             raise _refused(request, "an input's type differs", why, f"set `inputs.{name}.dtype: {specs[name].dtype}`")
-    model = freeze_inputs(model, {name: tuple(spec.shape) for name, spec in engine.inputs.items()})
+    source = model = freeze_inputs(model, {name: tuple(spec.shape) for name, spec in engine.inputs.items()})
     if engine.precision == "int8" and request.scales is not None:
         from trtforge.scales.codecs.qdq import insert
 
         model, qdq = insert(model, request.scales, engine.quantize)
         facts["qdq"] = qdq.to_json()
-    elif engine.precision == "fp16":
+    model = _with_plugins(request, source, model, facts)
+    if engine.precision == "fp16":
         from trtforge.backends.tensorrt_rtx_.half import convert
 
         model, half = convert(model)
@@ -171,7 +187,24 @@ def _lower(request: CompileRequest) -> tuple[Model, dict[str, Any]]:
     return model, facts
 
 
-def _run(request: CompileRequest, onnx: Path, capability: str, plan: Path) -> Compiled:
+def _with_plugins(request: CompileRequest, source: Model, graph: Model, facts: dict[str, Any]) -> Model:
+    if request.plugins is None or request.situation is None:
+        return graph
+    from trtforge.backends.tensorrt_rtx_ import plugins
+    from trtforge.surgery.choose import apply
+
+    graph, lowered = apply(source, graph, request.plugins, request.situation)
+    nodes = [
+        {"plugin": one.plugin.creator.name, "outputs": list(one.nodes[-1].output), "fields": dict(one.plugin.fields)}
+        for one in lowered
+        if one.plugin is not None
+    ]
+    facts["surgery"] = request.plugins.to_json()
+    facts["plugins"] = plugins.records(plugins.kinds_in(graph), nodes)
+    return graph
+
+
+def _run(request: CompileRequest, onnx: Path, capability: str, plan: Path, plugins: tuple[str, ...]) -> Compiled:
     from trtforge.backends.tensorrt_rtx_.job import CompileJob, run, timeout_seconds
 
     job = CompileJob(
@@ -180,6 +213,7 @@ def _run(request: CompileRequest, onnx: Path, capability: str, plan: Path) -> Co
         (capability,),
         _workspace_bytes(request.engine.workspace),
         f"compile for {request.target.key} (SM {request.target.sm})",
+        plugins,
     )
     return run(job, timeout=timeout_seconds(), progress=request.progress)
 

@@ -60,6 +60,7 @@ def _build(job: dict[str, Any], events: TextIO) -> int:
 
     started = time.perf_counter()
     logger, monitor = Logger(), Monitor()
+    creators = _register(trt, job["plugins"])  # the registry does not keep them alive
     builder = trt.Builder(logger)
     network = builder.create_network(0)  # always strongly typed
     parser = trt.OnnxParser(network, logger)
@@ -87,6 +88,7 @@ def _build(job: dict[str, Any], events: TextIO) -> int:
         return 1
     with Path(job["plan"]).open("wb") as stream:
         stream.write(memoryview(plan))
+    del creators
     emit(
         "done",
         version=trt.__version__,
@@ -96,6 +98,16 @@ def _build(job: dict[str, Any], events: TextIO) -> int:
         outputs=[_tensor(network.get_output(index)) for index in range(network.num_outputs)],
     )
     return 0
+
+
+def _register(trt: Any, names: list[str]) -> list[Any]:
+    """Put the plugins of ours that the graph has into the registry."""
+    if not names:
+        return []
+    from trtforge import plugins
+    from trtforge.kernels.tensorrt import register
+
+    return [register(trt, plugins.kinds()[name], {}) for name in names]
 
 
 def _problem(error: Any) -> dict[str, Any]:

@@ -39,13 +39,17 @@ _CHILD = "trtforge.backends.tensorrt_rtx_.child"
 
 @dataclass(frozen=True)
 class CompileJob:
-    """``onnx`` is compiled into ``plan`` for ``compute_capabilities`` ("SM80"). ``workspace`` in bytes."""
+    """``onnx`` is compiled into ``plan`` for ``compute_capabilities`` ("SM80"). ``workspace`` in bytes.
+
+    ``plugins``: names of ours that the graph has.
+    """
 
     onnx: Path
     plan: Path
     compute_capabilities: tuple[str, ...]
     workspace: int
     label: str
+    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

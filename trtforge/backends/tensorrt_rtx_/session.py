@@ -7,6 +7,7 @@ executed an engine. Every step checks its return value, because the bindings rep
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cache
 from importlib import import_module
@@ -18,20 +19,25 @@ import numpy as np
 from trtforge.backends.base import Arrays, TensorSpec
 from trtforge.backends.feeds import check_feeds
 from trtforge.backends.tensorrt_rtx_ import environment
+from trtforge.backends.tensorrt_rtx_.plugins import needed
 from trtforge.errors.engine import CannotDeserialize, ExecutionFailed
 from trtforge.errors.environment import MissingPackage, NoGpu
+from trtforge.kernels.plugin import PluginKind
+from trtforge.kernels.tensorrt import register
 
 
 class RtxSession:
     """A loaded engine with its buffers on GPU 0: static shapes, one stream, one execution at a time.
 
-    Raises NoGpu, MissingPackage, CannotDeserialize.
+    ``report``: of the build; it names the plugins that are registered before the engine is read.
+    Raises PluginNotHere, NoGpu, MissingPackage, CannotDeserialize.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def __init__(self, plan: Path) -> None:
+    def __init__(self, plan: Path, report: Mapping[str, Any]) -> None:
+        kinds = needed(report, plan)
         if problem := environment.driver_problem():
             raise NoGpu(
                 "the engine cannot run on this machine",
@@ -41,6 +47,7 @@ class RtxSession:
             )
         self._cuda = _Cuda(plan)
         trt, self._log = _tensorrt_rtx()
+        self._creators = [register(trt, kind, _cubins(kind, plan.parent)) for kind in kinds.values()]
         self._runtime = trt.Runtime(self._log)
         self._engine = self._deserialize(trt, plan)
         self._context = self._engine.create_execution_context()
@@ -151,6 +158,10 @@ class RtxSession:
             why=" | ".join(part for part in (why, self._log.last_words()) if part) or "the runtime gave no reason",
             next="rebuild it for the GPU and the TensorRT-RTX of this machine: trtforge build RECIPE",
         )
+
+
+def _cubins(kind: PluginKind, folder: Path) -> dict[str, bytes]:
+    return {sm: path.read_bytes() for sm, path in kind.kernels.files(folder).items()}
 
 
 def _fixed(spec: TensorSpec) -> tuple[int, ...]:

@@ -17,10 +17,12 @@ from trtforge.graph.io import graph_problem
 from trtforge.graph.model import Model
 from trtforge.graph.passes.base import Context, Pass
 from trtforge.graph.passes.dead_code import DeadCode
+from trtforge.graph.passes.fc_as_conv import FcAsConv
 from trtforge.graph.passes.fold_batchnorm import FoldBatchnorm
 from trtforge.graph.passes.fold_constants import FoldConstants
 from trtforge.graph.passes.global_average_pool import GlobalAveragePool
 from trtforge.graph.passes.infer_shapes import InferShapes
+from trtforge.graph.passes.merge_sibling_convs import MergeSiblingConvs
 from trtforge.graph.passes.nhwc_to_nchw_input import NhwcToNchwInput
 from trtforge.graph.passes.relu6_to_relu import Relu6ToRelu
 from trtforge.graph.passes.remove_identity import RemoveIdentity
@@ -37,6 +39,8 @@ _PASSES: tuple[Pass, ...] = (
     DeadCode(),
     FoldBatchnorm(),
     GlobalAveragePool(),
+    FcAsConv(),
+    MergeSiblingConvs(),
     NhwcToNchwInput(),
     TopkHead(),
     Relu6ToRelu(),
@@ -75,12 +79,12 @@ def find(name: str) -> Pass:
     )
 
 
-def run(model: Model, names: Sequence[str], *, progress: Progress = QUIET) -> tuple[Model, list[PassReport]]:
+def run(model: Model, names: Sequence[str | Pass], *, progress: Progress = QUIET) -> tuple[Model, list[PassReport]]:
     """Apply passes in order to a copy of a model; the given one is not changed, and weights are copied once.
 
     Raises UnknownPass before anything is done, PassPrecondition, PassFailed, PassBrokeContract.
     """
-    passes = [find(name) for name in names]
+    passes = [find(name) if isinstance(name, str) else name for name in names]
     skeleton, parked = park(model.proto)
     _close_inputs(skeleton)
     work = Model(skeleton, model.folder)

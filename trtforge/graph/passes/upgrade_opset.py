@@ -31,7 +31,9 @@ class UpgradeOpset(Pass):
     """
 
     name = "upgrade-opset"
-    target = 17
+
+    def __init__(self, target: int = 17) -> None:
+        self.target = target
 
     def requires(self, model: Model) -> str:
         stated = default_opset(model.proto)

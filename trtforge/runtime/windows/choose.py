@@ -14,7 +14,7 @@ from trtforge.progress import QUIET, Progress
 from trtforge.recipe.models import Windows
 from trtforge.runtime.windows import kept
 from trtforge.runtime.windows.accumulate import Floats
-from trtforge.runtime.windows.cubins import cubin_files
+from trtforge.runtime.windows.cubins import WINDOWS
 from trtforge.runtime.windows.cuda import DeviceSession, run_on_gpu
 from trtforge.runtime.windows.loop import Segmented, Window, segment
 from trtforge.runtime.windows.memory import predict
@@ -33,7 +33,7 @@ class Loop:
     @classmethod
     def of(cls, folder: Path, options: Windows, window: tuple[int, int, int]) -> Loop:
         """``folder``: of the engine's version. Raises OSError."""
-        cubins = {sm: path.read_bytes() for sm, path in cubin_files(folder).items()}
+        cubins = {sm: path.read_bytes() for sm, path in WINDOWS.files(folder).items()}
         return cls(options, kept.weights(folder, options, window), cubins)
 
     def on_gpu(self, session: Session, *, probabilities: bool) -> bool:

@@ -26,9 +26,9 @@ import numpy as np
 from trtforge.backends.base import Session, TensorSpec
 from trtforge.errors.engine import ExecutionFailed, WrongFeed
 from trtforge.errors.environment import MissingPackage
+from trtforge.kernels.cubins import fitting
 from trtforge.progress import QUIET, Progress
 from trtforge.runtime.windows.accumulate import Labels
-from trtforge.runtime.windows.cubins import fitting
 from trtforge.runtime.windows.cuda_memory import Array, GpuMemory, Layout, ring_size
 from trtforge.runtime.windows.loop import Window, scores_not_finite
 from trtforge.runtime.windows.weights import WindowWeights
@@ -77,7 +77,7 @@ def run_on_gpu(
             or float32.
         volume: [D, H, W] of ``grid.shape``, preprocessed: int8 or, with ``scale``, floats for an INT8 engine, floats
             for any other.
-        cubins: compute capability -> cubin of the window kernels, as `cubins.compile_cubins` makes them.
+        cubins: compute capability -> cubin of the window kernels, as `WINDOWS.compile` makes them.
         layout: of an INT8 engine's input.
         scale: what an INT8 engine gets is a float volume / scale, rounded half to even, clipped to [-127, 127].
         graph: capture the engine's execution into a CUDA graph and replay it, where the session allows: it helps

@@ -18,7 +18,7 @@ from trtforge.errors.environment import MissingPackage
 from trtforge.files import write_bytes, write_json
 from trtforge.progress import QUIET, Progress
 from trtforge.recipe.models import Windows
-from trtforge.runtime.windows.cubins import compile_cubins, file_name
+from trtforge.runtime.windows.cubins import WINDOWS
 from trtforge.runtime.windows.weights import WindowWeights
 from trtforge.volumes.windows import Shape
 
@@ -50,12 +50,13 @@ def write(
     if sm is None:
         return files
     try:
-        cubin = compile_cubins([sm])[sm]
+        cubin = WINDOWS.compile([sm])[sm]
     except MissingPackage as error:
         progress.warn(f"the engine gets no window kernels for its GPU: {error.why}; {error.next}")
         return files
-    write_bytes(folder / file_name(sm), cubin)
-    return files | {file_name(sm): folder / file_name(sm)}
+    name = WINDOWS.file_name(sm)
+    write_bytes(folder / name, cubin)
+    return files | {name: folder / name}
 
 
 def weights(folder: Path, options: Windows, window: Shape) -> WindowWeights:

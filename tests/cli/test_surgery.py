@@ -1,0 +1,115 @@
+"""`trtforge surgery`: passes and plugins, listed, and what becomes of each in a recipe."""
+
+from __future__ import annotations
+
+import jsonschema
+import numpy as np
+import onnx
+import pytest
+
+from trtforge import plugins
+from trtforge.ort import open_session, session_options
+from trtforge.surgery.op import DOMAIN
+
+TWO = "[infer-shapes]", "[infer-shapes, instance-norm-relu]"
+WHY = "onnxruntime runs the graph as it is, without TensorRT plugins"
+NEAR = "nearly instance-norm-relu: at 'norm1': the activation behind it is LeakyRelu, and the plugin computes Relu"
+
+
+@pytest.fixture
+def normalizing(workshop):
+    """The workshop with two normalizations in its network: `norm0` before a ReLU, `norm1` before a LeakyRelu."""
+    path = workshop.root / "models/net.onnx"
+    proto = onnx.load(path)
+    gain = workshop.rng(1).normal(1, 0.1, 8).astype("float32")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(gain, "gain"))
+    proto.graph.node[1].input[0] = "n0"
+    proto.graph.node[2].input[0] = "l1"
+    norm = [
+        onnx.helper.make_node("InstanceNormalization", ["c0", "gain", "b0"], ["n0"], name="norm0"),
+        onnx.helper.make_node("InstanceNormalization", ["r0", "gain", "b0"], ["n1"], name="norm1"),
+        onnx.helper.make_node("LeakyRelu", ["n1"], ["l1"], name="leaky1"),
+    ]
+    for place, node in zip((1, 3, 4), norm, strict=True):
+        proto.graph.node.insert(place, node)
+    onnx.save(proto, path)
+    workshop.bend("host", TWO)
+    return workshop
+
+
+def test_list_names_passes_and_plugins(workshop) -> None:
+    shown = workshop.forge("surgery", "--list")
+    assert shown.code == 0
+    told = workshop.forge("surgery", "--list", "--json").json
+    assert {one["name"] for one in told["passes"]} >= {"infer-shapes", "fold-batchnorm"}
+    assert [one["name"] for one in told["plugins"]] == list(plugins.NAMES)
+    for one in told["plugins"]:
+        assert one["lowerings"][-1] == "plain" and len(one["lowerings"]) > 1
+        assert one["summary"] == plugins.ops()[one["name"]].summary != ""
+        assert "\n" not in one["summary"]
+        assert one["name"] in shown.out
+    assert workshop.forge("surgery").out == shown.out  # without a recipe it lists too
+
+
+def test_a_plan_is_shown_short_and_explained_at_length(normalizing) -> None:
+    short = normalizing.forge("surgery", "recipes/host.yaml")
+    assert short.code == 0, short.err
+    assert "net: plugins" in short.out and "norm0" in short.out and "plain" in short.out
+    assert WHY not in short.out and NEAR not in short.out
+    long = normalizing.forge("surgery", "recipes/host.yaml", "--explain")
+    assert long.code == 0
+    lines = long.out.splitlines()
+    for lowering in ("stock", "trtforge"):
+        assert f"instance-norm-relu, not {lowering}: {WHY} (norm0)" in lines
+    assert lines[-1] == NEAR
+
+
+def test_json_has_every_reason_with_or_without_explain(normalizing) -> None:
+    done = normalizing.forge("surgery", "recipes/host.yaml", "--json")
+    schema = normalizing.forge("schema", "surgery")
+    jsonschema.validate(done.json, schema.json)
+    (engine,) = done.json["engines"]
+    (match,) = engine["plugins"]["matches"]
+    assert (match["plugin"], match["at"], match["outputs"], match["lowering"]) == (
+        "instance-norm-relu",
+        "norm0",
+        ["r0"],
+        "plain",
+    )
+    assert match["refused"] == [{"lowering": name, "why": WHY} for name in ("stock", "trtforge")]
+    (near,) = engine["plugins"]["near_misses"]
+    assert f"nearly {near['plugin']}: at {near['at']!r}: {near['why']}" == NEAR
+    assert [one["name"] for one in engine["passes"]] == ["infer-shapes"]
+    assert normalizing.forge("surgery", "recipes/host.yaml", "--explain", "--json").json == done.json
+
+
+def test_a_recipe_without_plugins_shows_none(workshop) -> None:
+    shown = workshop.forge("surgery", "recipes/host.yaml", "--explain")
+    assert shown.code == 0 and "plugins" not in shown.out
+    told = workshop.forge("surgery", "recipes/host.yaml", "--json").json
+    assert told["engines"][0]["plugins"] == {"matches": [], "near_misses": []}
+
+
+def test_out_has_functions_that_compute_the_same(normalizing) -> None:
+    done = normalizing.forge("surgery", "recipes/host.yaml", "--out", "after.onnx")
+    assert done.code == 0, done.err
+    before, after = (onnx.load(normalizing.root / name) for name in ("models/net.onnx", "after.onnx"))
+    assert [node.op_type for node in after.graph.node if node.domain == DOMAIN] == ["InstanceNormRelu"]
+    assert [function.name for function in after.functions] == ["InstanceNormRelu"]
+    x = np.load(normalizing.root / "data/7.npy")[None]
+    one, other = (
+        open_session(each, None, session_options(threads=1)).run(None, {"x": x})[0] for each in (before, after)
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_engine_of_a_plain_plan_is_built_and_verified(normalizing) -> None:
+    """On the host every plugin is `plain`, and that is no error: the graph is what it was."""
+    (built,) = normalizing.build()["engines"]
+    assert built["status"] == "built"
+
+
+def test_a_plugin_named_twice_is_one(normalizing) -> None:
+    normalizing.bend("host", ("[infer-shapes]", "[instance-norm-relu, infer-shapes, instance-norm-relu]"))
+    (engine,) = normalizing.forge("surgery", "recipes/host.yaml", "--json").json["engines"]
+    assert len(engine["plugins"]["matches"]) == 1

@@ -1,0 +1,151 @@
+"""Plugins from a recipe to an engine: found, calibrated around, compiled in for a GPU that is not here, recorded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+RECIPE = """\
+target: a100-sxm-80gb
+backend: tensorrt_rtx
+engines:
+  volume:
+    model: {onnx: ../models/volume.onnx}
+    inputs: {x: {shape: [1, 1, 8, 8, 8]}}
+    surgery: [infer-shapes, pixel-shuffle-3d, instance-norm-relu, conv3d-small]
+    precision: int8
+    calibration: {set: ../data/volumes.yaml}
+    verify: {set: ../data/held_volumes.yaml, metric: cosine, at_least: 0.98}
+"""
+
+
+@pytest.fixture
+def hospital(workshop: Any) -> Any:
+    """The workshop with a small volume network: convolutions, normalization, up again, concatenation, scores."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weights = {
+        "w0": rng.normal(0, 0.3, (32, 1, 3, 3, 3)),
+        "one": np.ones(32),
+        "none": np.zeros(32),
+        "w1": rng.normal(0, 0.05, (32, 32, 3, 3, 3)),
+        "up": rng.normal(0, 0.2, (32, 32, 2, 2, 2)),
+        "w2": rng.normal(0, 0.1, (3, 64, 1, 1, 1)),
+        "b2": rng.normal(0, 0.1, 3),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["c0"], name="first", pads=[1] * 6),
+        helper.make_node("InstanceNormalization", ["c0", "one", "none"], ["n0"], name="norm0"),
+        helper.make_node("Relu", ["n0"], ["r0"]),
+        helper.make_node("Conv", ["r0", "w1"], ["c1"], name="down", pads=[1] * 6, strides=[2] * 3),
+        helper.make_node("InstanceNormalization", ["c1", "one", "none"], ["n1"], name="norm1"),
+        helper.make_node("Relu", ["n1"], ["r1"]),
+        helper.make_node("ConvTranspose", ["r1", "up"], ["u"], name="up", strides=[2] * 3, kernel_shape=[2] * 3),
+        helper.make_node("Concat", ["u", "r0"], ["joined"], axis=1),
+        helper.make_node("Conv", ["joined", "w2", "b2"], ["y"], name="last"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "volume",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, "d", "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(proto, workshop.root / "models" / "volume.onnx")
+    for name, numbers in (("volumes", range(4)), ("held_volumes", range(4, 6))):
+        for number in numbers:
+            volume = rng.normal(0, 1, (1, 8, 8, 8)).astype(np.float32)
+            np.save(workshop.root / "data" / f"volume{number}.npy", volume)
+        listed = "".join(f"  - volume{number}.npy\n" for number in numbers)
+        (workshop.root / "data" / f"{name}.yaml").write_text("samples:\n" + listed)
+    workshop.recipe("volume", RECIPE)
+    return workshop
+
+
+def built(hospital: Any, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    (engine,) = hospital.build(*arguments, recipe="volume")["engines"]
+    return engine, json.loads((hospital.root / engine["path"] / "manifest.json").read_text())
+
+
+@pytest.mark.rtx
+def test_an_engine_with_plugins_is_built_and_says_which(hospital: Any) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="extra `rtx`")
+    engine, manifest = built(hospital)
+    assert engine["parity"]["passed"] is True  # of the graph with the plugins as functions
+    nodes = {one["name"]: len(one["nodes"]) for one in manifest["plugins"]}
+    expected = {
+        "InstanceNormReluInt8": 2,
+        "PixelShuffle3dConcatInt8": 1,
+        "Conv3dSmallInt8": 1,
+        "Conv3dSmallInt8ToFloat": 1,
+    }
+    assert nodes == expected
+    assert all(one["source"] and one["version"] == "1" for one in manifest["plugins"])
+    kernels = {one["kernels"] for one in manifest["plugins"]}
+    assert {f"{name}.sm80.cubin" for name in kernels} <= set(manifest["files"])
+    assert manifest["report"]["int8_convolutions"] == 2  # `down`, and `up` as a convolution
+    again, _ = built(hospital)
+    assert again["status"] == "up-to-date"
+    shown = hospital.forge("inspect", "engines/volume/volume")
+    assert "2 trtforge::InstanceNormReluInt8" in shown.out
+
+
+@pytest.mark.rtx
+def test_an_engine_whose_plugin_is_another_one_here_is_refused(hospital: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="extra `rtx`")
+    from trtforge.backends.tensorrt_rtx_.backend import TensorRTRtxBackend
+    from trtforge.errors.engine import PluginNotHere
+    from trtforge.kernels.plugin import PluginKind
+
+    engine, manifest = built(hospital)
+    monkeypatch.setattr(PluginKind, "source_digest", lambda self: "0" * 64)
+    with pytest.raises(PluginNotHere) as caught:
+        TensorRTRtxBackend().load(hospital.root / engine["path"], manifest["report"])
+    assert "here it is 000000000000" in caught.value.why
+
+
+@pytest.mark.rtx
+def test_the_plain_graph_where_the_recipe_says_so(hospital: Any) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="extra `rtx`")
+    plain = ["--set", "engines.volume.plugins.instance-norm-relu=[plain]"]
+    _, manifest = built(hospital, *plain)
+    assert "InstanceNormReluInt8" not in {one["name"] for one in manifest["plugins"]}
+
+
+def test_what_the_recipe_allows_and_nothing_serves_is_an_error_at_its_line(hospital: Any) -> None:
+    failed = hospital.build("--set", "engines.volume.plugins.instance-norm-relu=[stock]", recipe="volume", code=4)
+    error = failed["error"]
+    assert error["code"] == "ONX119"
+    assert "instance-norm-relu" in error["what"]
+    assert "InstanceNormalization_TRT" in error["why"]
+
+
+def test_the_host_runs_the_graph_as_it_is(hospital: Any) -> None:
+    text = RECIPE.replace("a100-sxm-80gb", "host").replace("tensorrt_rtx", "onnxruntime")
+    hospital.recipe("here", text)
+    (engine,) = hospital.build(recipe="here")["engines"]
+    assert engine["parity"]["passed"] is True
+    manifest = json.loads((hospital.root / engine["path"] / "manifest.json").read_text())
+    assert manifest["plugins"] == []
+
+
+def test_functions_are_written_out_for_onnxruntime(hospital: Any) -> None:
+    import onnxruntime
+
+    done = hospital.forge("surgery", "recipes/volume.yaml", "--out", "functions.onnx", "--json")
+    assert done.code == 0, done.err
+    path = str(hospital.root / "functions.onnx")
+    volume = np.load(hospital.root / "data" / "volume0.npy")[None]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    (got,) = onnxruntime.InferenceSession(path, options).run(None, {"x": volume})
+    (expected,) = onnxruntime.InferenceSession(str(hospital.root / "models" / "volume.onnx"), options).run(
+        None, {"x": volume}
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())

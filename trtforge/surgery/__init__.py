@@ -1,0 +1,1 @@
+"""Plugins in a graph: structures found by what they compute, a lowering chosen for the target, nodes swapped."""
