@@ -10,7 +10,8 @@ from trtforge.kernels.plugin import Fields, PluginKind, Size, Tensor
 from trtforge.plugins.conv3d_small.function import INT8, INT8_TO_FLOAT
 from trtforge.plugins.conv3d_small.launch import KERNEL_SET, launches
 
-ONNX_TYPES = {1: "float32", 10: "float16"}
+FLOAT32 = 1
+"""As ONNX numbers it."""
 
 
 class Conv3dSmallInt8(PluginKind):
@@ -48,6 +49,11 @@ class Conv3dSmallInt8ToFloat(Conv3dSmallInt8):
     name = INT8_TO_FLOAT
     fields: ClassVar = {"pads": "ints", "strides": "ints", "to": "int"}
     taken, made = ("int8", "cdhw32"), ("float32", "linear")
+
+    def output_shapes(self, inputs: Sequence[Sequence[Size]], fields: Fields) -> list[list[Any]]:
+        if fields["to"] != FLOAT32:
+            raise ValueError(f"the plugin {self.name} makes float32, ONNX type {FLOAT32}; its node says {fields['to']}")
+        return super().output_shapes(inputs, fields)
 
 
 KINDS = (Conv3dSmallInt8(), Conv3dSmallInt8ToFloat())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from onnx import NodeProto
+from onnx import FunctionProto, NodeProto
 
 from trtforge.plugins.conv3d_small import function
-from trtforge.plugins.conv3d_small.launch import why_not
+from trtforge.plugins.conv3d_small.launch import LOWEST_SM, why_not
 from trtforge.scales.codecs.weights import channel_scales
 from trtforge.scales.codecs.weights import quantize as quantize_weight
 from trtforge.surgery.int8 import dequantize, quantize, scale_of
@@ -28,6 +28,8 @@ from trtforge.surgery.op import (
 from trtforge.surgery.rules import Match, Near, NotHere, Rule, View, attribute, label
 
 NAME = "conv3d-small"
+OPSET = 13
+"""The first that has all of what the functions are written in: Unsqueeze of axes that are an input."""
 
 
 class Conv3dSmallRule(Rule):
@@ -38,6 +40,11 @@ class Conv3dSmallRule(Rule):
     """
 
     name = NAME
+
+    def requires(self, view: View) -> str:
+        if view.opset >= OPSET:
+            return ""
+        return f"the graph has opset {view.opset}, and its function needs {OPSET}: put `upgrade-opset` before it"
 
     def anchors(self, view: View) -> Iterable[NodeProto]:
         return view.nodes("Conv")
@@ -79,7 +86,11 @@ class Ours(Lowering):
     name = "trtforge"
 
     def refuses(self, match: Match, view: View, situation: Situation) -> str:
-        return why_not_ours(situation, precisions=("int8",)) or missing_range(match, situation)
+        if why := why_not_ours(situation, precisions=("int8",)):
+            return why
+        if situation.sm is None or tuple(map(int, situation.sm.split("."))) < tuple(map(int, LOWEST_SM.split("."))):
+            return f"its kernels need SM {LOWEST_SM} or later, and the target has {situation.sm or 'no GPU'}"
+        return missing_range(match, situation)
 
     def lower(self, match: Match, view: View, situation: Situation, names: Names) -> Lowered:
         x, w, b = match.inputs
@@ -109,7 +120,7 @@ class Ours(Lowering):
             nodes = (before, node, dequantize(outside, made, result, names))
             made_by = function.conv3d_small_int8()
         plugin = Plugin(Creator(node.op_type, "1", DOMAIN), NAME, fields)
-        return Lowered(nodes, tuple(names.initializers), (made_by,), {DOMAIN: 1}, plugin)
+        return Lowered(nodes, tuple(names.initializers), (_at_opset(made_by, view),), {DOMAIN: 1}, plugin)
 
 
 class Conv3dSmall(Op):
@@ -125,7 +136,14 @@ class Conv3dSmall(Op):
         assert shape is not None  # the rule looked
         bias = b or names.weight(f"{w}_bias", np.zeros(shape[0], np.float32))
         node = call(function.FLOAT, (x, w, bias), match.outputs, match.at, **match.attributes)
-        return Lowered((node,), tuple(names.initializers), (function.conv3d_small(),), {DOMAIN: 1})
+        return Lowered((node,), tuple(names.initializers), (_at_opset(function.conv3d_small(), view),), {DOMAIN: 1})
+
+
+def _at_opset(meaning: FunctionProto, view: View) -> FunctionProto:
+    """onnx's checks want the model's opset in a function; these operators mean the same in all from `OPSET` on."""
+    for entry in meaning.opset_import:
+        entry.version = view.opset
+    return meaning
 
 
 OP = Conv3dSmall()

@@ -25,6 +25,8 @@ SMALLEST_CHUNK, LARGEST_CHUNK = 1024, 65536
 """Voxels one block takes. The int8 kernel's 32-bit sums of squares are exact up to the largest."""
 
 GRID_Y = 65535
+LOWEST_SM = "8.0"
+"""The int8 kernel adds over a warp by an instruction that is not there before."""
 
 
 def launches(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import FunctionProto, NodeProto, helper
 
 from trtforge.plugins.instance_norm_relu import function
+from trtforge.plugins.instance_norm_relu.launch import LOWEST_SM
 from trtforge.surgery.int8 import dequantize, quantize, scale_of
 from trtforge.surgery.op import (
     DOMAIN,
@@ -29,6 +30,9 @@ NAME = "instance-norm-relu"
 LANES = 32
 """Channels of one CDHW32 group; the INT8 kernel works on whole ones."""
 
+OPSET = 15
+"""The first that has all of what the functions are written in: Shape of a part."""
+
 
 class InstanceNormReluRule(Rule):
     """relu((x - mean) / sqrt(variance + epsilon) * scale + bias), mean and variance of each image and channel.
@@ -37,6 +41,11 @@ class InstanceNormReluRule(Rule):
     """
 
     name = NAME
+
+    def requires(self, view: View) -> str:
+        if view.opset >= OPSET:
+            return ""
+        return f"the graph has opset {view.opset}, and its function needs {OPSET}: put `upgrade-opset` before it"
 
     def anchors(self, view: View) -> Iterable[NodeProto]:
         return view.nodes("InstanceNormalization")
@@ -76,14 +85,19 @@ class Ours(Lowering):
     def refuses(self, match: Match, view: View, situation: Situation) -> str:
         if why := why_not_ours(situation, precisions=("int8", "fp32")):
             return why
+        if situation.sm is None or tuple(map(int, situation.sm.split("."))) < tuple(map(int, LOWEST_SM.split("."))):
+            return f"its kernels need SM {LOWEST_SM} or later, and the target has {situation.sm or 'no GPU'}"
         if match.facts["rank"] != 5:
             rank = match.facts["rank"]
             return f"the kernel is for volumes, tensors of rank 5; {match.inputs[0]!r} has rank {rank or 'unknown'}"
-        if situation.precision != "int8":
-            return ""
-        channels = match.facts["channels"][0]
+        return self._int8_refuses(match, situation) if situation.precision == "int8" else ""
+
+    def _int8_refuses(self, match: Match, situation: Situation) -> str:
+        channels, epsilon = match.facts["channels"][0], match.attributes["epsilon"]
         if channels % LANES:
             return f"the INT8 kernel takes channels in groups of {LANES}, and here are {channels}"
+        if epsilon <= 0:
+            return f"the INT8 kernel divides by sqrt(variance + epsilon), and epsilon is {epsilon:g}"
         return missing_range(match, situation)
 
     def lower(self, match: Match, view: View, situation: Situation, names: Names) -> Lowered:
@@ -99,22 +113,31 @@ class Ours(Lowering):
         return Lowered(
             nodes,
             tuple(names.initializers),
-            (function.instance_norm_relu_int8(),),
+            (_at_opset(function.instance_norm_relu_int8(), view),),
             {DOMAIN: 1},
             Plugin(Creator("InstanceNormReluInt8", "1", DOMAIN), NAME, fields),
         )
 
 
 class Stock(Lowering):
-    """NVIDIA's `InstanceNormalization_TRT`, version 3 or 2, which has the ReLU as a field."""
+    """NVIDIA's `InstanceNormalization_TRT`, version 3 or 2, which has the ReLU as a field.
+
+    It stays in float in an INT8 engine too: its INT8 form takes scales from a calibrator, not from Q/DQ nodes.
+    """
 
     name = "stock"
 
     def refuses(self, match: Match, view: View, situation: Situation) -> str:
-        return stock_missing(situation, "InstanceNormalization_TRT", ("3", "2"))
+        if why := stock_missing(situation, "InstanceNormalization_TRT", ("3", "2")):
+            return why
+        rank = match.facts["rank"]
+        if rank in (4, 5):
+            return ""
+        return f"NVIDIA's plugin takes tensors of rank 4 or 5; {match.inputs[0]!r} has rank {rank or 'unknown'}"
 
     def lower(self, match: Match, view: View, situation: Situation, names: Names) -> Lowered:
-        versions = {each.version for each in situation.creators if each.name == "InstanceNormalization_TRT"}
+        creators = {each for each in situation.creators if each.name == "InstanceNormalization_TRT"}
+        versions = {each.version for each in creators if not each.namespace}
         version = max(versions & {"2", "3"})
         x, scale, bias = match.inputs
         values = {name: view.value(tensor) for name, tensor in (("scales", scale), ("bias", bias))}
@@ -142,7 +165,14 @@ class InstanceNormRelu(Op):
     def function(self, match: Match, view: View, names: Names) -> Lowered:
         node = call("InstanceNormRelu", match.inputs, match.outputs, match.at, **match.attributes)
         plugin = Plugin(Creator("InstanceNormRelu", "1", DOMAIN), NAME, dict(match.attributes))
-        return Lowered((node,), (), (function.instance_norm_relu(),), {DOMAIN: 1}, plugin)
+        return Lowered((node,), (), (_at_opset(function.instance_norm_relu(), view),), {DOMAIN: 1}, plugin)
+
+
+def _at_opset(meaning: FunctionProto, view: View) -> FunctionProto:
+    """onnx's checks want the model's opset in a function; these operators mean the same in all from `OPSET` on."""
+    for entry in meaning.opset_import:
+        entry.version = view.opset
+    return meaning
 
 
 OP = InstanceNormRelu()

@@ -19,6 +19,7 @@ from trtforge.graph import surgeon
 from trtforge.graph.model import Model
 from trtforge.graph.passes.base import Context, Pass, PassResult, count
 
+_STANDARD = (None, "", "ai.onnx")
 TRANSPOSE = [0, 1, 5, 2, 6, 3, 7, 4]
 """[N, K, t, r, s, D, H, W] to [N, K, D, t, H, r, W, s]."""
 
@@ -33,12 +34,12 @@ class DeconvolutionAsConvolution(Pass):
     name = "pixel-shuffle-3d"
 
     def apply(self, model: Model, context: Context) -> PassResult:
-        if not any(node.op_type == "ConvTranspose" for node in model.proto.graph.node):
+        if not any(node.op_type == "ConvTranspose" and node.domain in _STANDARD for node in model.proto.graph.node):
             return PassResult(False, "the graph has no ConvTranspose nodes")
         rewritten, reason = 0, ""
         with surgeon.edit(model.proto) as graph:
             names = surgeon.FreshNames(graph)
-            for node in [node for node in graph.nodes if node.op == "ConvTranspose"]:
+            for node in [node for node in graph.nodes if node.op == "ConvTranspose" and node.domain in _STANDARD]:
                 why = _why_not(node)
                 if why:
                     reason = f"{node.name or node.outputs[0].name!r}: {why}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from onnx import NodeProto
+from onnx import FunctionProto, NodeProto
 
 from trtforge.plugins.pixel_shuffle_3d import function
 from trtforge.plugins.pixel_shuffle_3d.deconvolution import TRANSPOSE, DeconvolutionAsConvolution
@@ -28,6 +28,9 @@ NAME = "pixel-shuffle-3d"
 LANES = 32
 """Channels of one CDHW32 group; the INT8 kernel works on whole ones."""
 
+OPSET = 15
+"""The first that has all of what the functions are written in: Shape of a part."""
+
 
 class PixelShuffle3dRule(Rule):
     """y[n, k, 2d+t, 2h+r, 2w+s] = x[n, 8k + 4t + 2r + s, d, h, w], and a Concat with a second tensor behind it.
@@ -38,6 +41,11 @@ class PixelShuffle3dRule(Rule):
     """
 
     name = NAME
+
+    def requires(self, view: View) -> str:
+        if view.opset >= OPSET:
+            return ""
+        return f"the graph has opset {view.opset}, and its function needs {OPSET}: put `upgrade-opset` before it"
 
     def anchors(self, view: View) -> Iterable[NodeProto]:
         return view.nodes("Transpose")
@@ -58,6 +66,8 @@ class PixelShuffle3dRule(Rule):
         after = view.shape(join.output[0])
         if after is None or not _is_doubled(before, after):
             raise Near(f"the last Reshape makes {list(after or [])} of {list(before)}, not a volume of twice the size")
+        if cubes[5:] != before[2:]:
+            raise Near(f"the first Reshape makes {list(cubes)} of {list(before)}: voxels and channels are mixed")
         nodes, inputs, result = [split, anchor, join], [x], join.output[0]
         if (concat := _concat(join, view)) is not None:
             nodes, inputs, result = [*nodes, concat], [x, concat.input[1]], concat.output[0]
@@ -122,9 +132,9 @@ class Ours(Lowering):
             call(kind, list(inside.values()), [outside], match.at, **fields),
             dequantize(outside, made, result, names),
         )
-        made_by = function.pixel_shuffle_3d_concat_int8() if len(inside) > 1 else function.pixel_shuffle_3d_int8()
+        made_by = function.pixel_shuffle_3d_concat_int8 if len(inside) > 1 else function.pixel_shuffle_3d_int8
         plugin = Plugin(Creator(kind, "1", DOMAIN), NAME, fields)
-        return Lowered(nodes, tuple(names.initializers), (made_by,), {DOMAIN: 1}, plugin)
+        return Lowered(nodes, tuple(names.initializers), (_at_opset(made_by(), view),), {DOMAIN: 1}, plugin)
 
 
 def _operator(match: Match) -> str:
@@ -142,8 +152,16 @@ class PixelShuffle3d(Op):
     def function(self, match: Match, view: View, names: Names) -> Lowered:
         kind = _operator(match)
         node = call(kind, match.inputs, match.outputs, match.at)
-        made_by = function.pixel_shuffle_3d_concat() if len(match.inputs) > 1 else function.pixel_shuffle_3d()
-        return Lowered((node,), (), (made_by,), {DOMAIN: 1}, Plugin(Creator(kind, "1", DOMAIN), NAME, {}))
+        made_by = function.pixel_shuffle_3d_concat if len(match.inputs) > 1 else function.pixel_shuffle_3d
+        plugin = Plugin(Creator(kind, "1", DOMAIN), NAME, {})
+        return Lowered((node,), (), (_at_opset(made_by(), view),), {DOMAIN: 1}, plugin)
+
+
+def _at_opset(meaning: FunctionProto, view: View) -> FunctionProto:
+    """onnx's checks want the model's opset in a function; these operators mean the same in all from `OPSET` on."""
+    for entry in meaning.opset_import:
+        entry.version = view.opset
+    return meaning
 
 
 OP = PixelShuffle3d()
