@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trtforge.backends.nvidia.messages import explain
 from trtforge.backends.tensorrt_rtx_.ir import Layer, Tensor, parse, read_layers
-from trtforge.backends.tensorrt_rtx_.messages import explain
 from trtforge.backends.tensorrt_rtx_.names import count_int8
 
 TEXT = """header {
@@ -104,6 +104,7 @@ def test_nodes_are_matched_to_layers() -> None:
         ("Cannot compile for target(s) sm80, because the model contains HW-specific datatypes: fp8_e4m3.", "format"),
         ("Network has dynamic or shape inputs, but no optimization profile has been defined.", "size"),
         ("Tactic Selection: no tactics to implement the operation within workspace limit.", "scratch memory"),
+        ("Error Code 2: OutOfMemory (Requested size was 1099577516 bytes.)", "need more than `workspace` allows"),
         ("ElementWiseOperation SUM must have same input types. But they are of types Float and Half", "two number"),
         ("Non-zero zero point is not supported. Please set kENABLE_UINT8", "asymmetric"),
         ("input has type Int32 but must have type FP8, FP4, Int4, Int8, or UInt8", "biases"),

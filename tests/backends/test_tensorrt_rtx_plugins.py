@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,11 @@ from onnx import helper
 
 from trtforge import plugins
 from trtforge.backends.base import CompileRequest, CompileResult
-from trtforge.backends.tensorrt_rtx_ import environment
+from trtforge.backends.tensorrt_rtx_ import environment, session
 from trtforge.backends.tensorrt_rtx_ import plugins as rtx_plugins
 from trtforge.backends.tensorrt_rtx_.backend import TensorRTRtxBackend
 from trtforge.backends.tensorrt_rtx_.session import RtxSession
-from trtforge.errors.engine import PluginNotHere
+from trtforge.errors.engine import ForeignGpu, PluginNotHere
 from trtforge.errors.environment import MissingPackage, NoGpu
 from trtforge.graph import io
 from trtforge.graph.model import Model
@@ -265,6 +266,44 @@ def test_an_engine_of_another_trtforge_is_refused_before_a_driver_is_asked(
     assert error.where == str(tmp_path / "model.plan")
     assert error.why.startswith(why)
     assert "build it again: trtforge build RECIPE" in error.next
+
+
+@pytest.mark.parametrize(
+    ("sm", "files", "why"),
+    [
+        ("9.0", ["res2.sm80.cubin", "res2.sm86.cubin"], "the GPU is SM 9.0; kernels are here for 8.0, 8.6"),
+        ("8.0", ["res2.sm86.cubin"], "the GPU is SM 8.0; kernels are here for 8.6"),
+        ("8.7", ["res2.sm80.cubin"], "the GPU is SM 8.7; kernels are here for 8.0"),
+        ("8.0", [], "the GPU is SM 8.0; kernels are here for none at all"),
+        ("8.6", ["res2.sm80.cubin"], ""),
+    ],
+)
+def test_kernels_for_another_gpu_are_refused_before_the_engine_is_read(
+    sm: str, files: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with a driver and a GPU ``sm``, of which cuda-core tells the compute capability."""
+
+    device = SimpleNamespace(compute_capability=tuple(map(int, sm.split("."))))
+    core = SimpleNamespace(Device=lambda number: device)
+
+    class Read(Exception):
+        """The session came as far as TensorRT-RTX."""
+
+    def tensorrt_rtx() -> None:
+        raise Read
+
+    monkeypatch.setattr(environment, "driver_problem", lambda: "")
+    monkeypatch.setattr(session, "cuda_core", lambda: core)
+    monkeypatch.setattr(session, "_tensorrt_rtx", tensorrt_rtx)
+    for name in files:
+        (tmp_path / name).write_bytes(b"\x7fELF")
+    with pytest.raises(ForeignGpu if why else Read) as caught:
+        RtxSession(tmp_path / "model.plan", record())
+    if isinstance(error := caught.value, ForeignGpu):
+        assert (error.code, error.exit_code) == ("ENG206", 7)
+        assert error.what == "the kernels of the plugin Res2Int8 do not run on this GPU"
+        assert (error.where, error.why) == (str(tmp_path / "model.plan"), why)
+        assert error.next.endswith("from the recipe of this device's target: trtforge build RECIPE")
 
 
 def test_an_engine_of_this_trtforge_passes(tmp_path: Path) -> None:

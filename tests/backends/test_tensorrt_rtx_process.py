@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from trtforge.backends.tensorrt_rtx_ import environment, job
-from trtforge.backends.tensorrt_rtx_.job import Compiled, CompileJob, run, timeout_seconds
+from trtforge.backends.nvidia import process
+from trtforge.backends.nvidia.answer import Compiled
+from trtforge.backends.nvidia.process import run, timeout_seconds
+from trtforge.backends.tensorrt_rtx_ import environment
+from trtforge.backends.tensorrt_rtx_.job import job
 from trtforge.errors.backend import BadBuildTimeout, CompilerDied, CompilerRefused, CompilerTimeout
 from trtforge.errors.environment import MissingPackage
 from trtforge.progress import QUIET
@@ -26,7 +29,7 @@ needs_rtx = pytest.mark.skipif(bool(environment.missing()), reason="TensorRT-RTX
 PREAMBLE = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
-from trtforge.backends.tensorrt_rtx_.child import _die_with_parent
+from trtforge.backends.nvidia.child import _die_with_parent
 job = json.loads(Path(sys.argv[1]).read_text())
 _die_with_parent(job["parent"])
 events = os.fdopen(int(sys.argv[2]), "w", buffering=1)
@@ -39,7 +42,7 @@ emit(event="phase", name="Building engine", parent=None, steps=5)
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The module that runs in place of the compiler; the test writes what it does."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(job, "_CHILD", "stand_in")
+    monkeypatch.setattr(process, "_CHILD", "stand_in")
     return tmp_path / "stand_in.py"
 
 
@@ -49,7 +52,7 @@ def behave(path: Path, body: str) -> None:
 
 def build(folder: Path, timeout: float = 60.0) -> Compiled:
     return run(
-        CompileJob(folder / "model.onnx", folder / "model.plan", ("SM80",), 1 << 30, "compile for a100"),
+        job(folder / "model.onnx", folder / "model.plan", ("SM80",), 1 << 30, "compile for a100"),
         timeout=timeout,
         progress=QUIET,
     )
@@ -138,11 +141,12 @@ def test_no_compiler_outlives_its_caller(stand_in: Path, tmp_path: Path, end: si
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from trtforge.backends.tensorrt_rtx_ import job\n"
+            "import sys; from pathlib import Path; from trtforge.backends.nvidia import process\n"
+            "from trtforge.backends.tensorrt_rtx_.job import job\n"
             "from trtforge.progress import QUIET\n"
-            "job._CHILD = 'stand_in'; folder = Path(sys.argv[1])\n"
-            "compile = job.CompileJob(folder / 'model.onnx', folder / 'model.plan', ('SM80',), 1 << 30, 'test')\n"
-            "job.run(compile, timeout=600, progress=QUIET)",
+            "process._CHILD = 'stand_in'; folder = Path(sys.argv[1])\n"
+            "compile = job(folder / 'model.onnx', folder / 'model.plan', ('SM80',), 1 << 30, 'test')\n"
+            "process.run(compile, timeout=600, progress=QUIET)",
             str(tmp_path),
         ],
         stderr=subprocess.PIPE,

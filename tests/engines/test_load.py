@@ -224,9 +224,10 @@ def test_a_published_file_that_is_no_such_plan(
 @pytest.mark.rtx
 def test_a_real_plan_on_this_machine(store: Store, publish: Publish, tmp_path: Path) -> None:
     """Compiled for SM 8.0 here: sound to inspect, refused on SM 8.6, and on a machine with no GPU said so."""
+    from trtforge.backends.nvidia.process import run
     from trtforge.backends.registry import get
     from trtforge.backends.tensorrt_rtx_ import environment
-    from trtforge.backends.tensorrt_rtx_.job import CompileJob, run
+    from trtforge.backends.tensorrt_rtx_.job import job
     from trtforge.progress import QUIET
 
     if missing := environment.missing():
@@ -236,7 +237,7 @@ def test_a_real_plan_on_this_machine(store: Store, publish: Publish, tmp_path: P
         net (float[1, 8] x) => (float[1, 8] y) { y = Abs(x) }"""
     )
     onnx.save(model, tmp_path / "net.onnx")
-    run(CompileJob(tmp_path / "net.onnx", tmp_path / "net.plan", ("SM80",), 1 << 30, "t"), timeout=300, progress=QUIET)
+    run(job(tmp_path / "net.onnx", tmp_path / "net.plan", ("SM80",), 1 << 30, "t"), timeout=300, progress=QUIET)
     version = publish(store, content=(tmp_path / "net.plan").read_bytes(), **A100)
     assert open_engine(version.path) == version
     installed = replace(WORKS, version=environment.versions()["tensorrt-rtx-cu12"])

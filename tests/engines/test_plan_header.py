@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trtforge.backends.nvidia.process import run
 from trtforge.backends.plan_format import HEADER_BYTES
 from trtforge.backends.tensorrt_rtx_ import environment
-from trtforge.backends.tensorrt_rtx_.job import CompileJob, run
+from trtforge.backends.tensorrt_rtx_.job import job
 from trtforge.engines.plan_header import PlanHeader, check, read_header
 from trtforge.errors.engine import (
     ForeignGpu,
@@ -46,8 +47,8 @@ def rtx_plans(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...],
     plans = {}
     for sms in [("SM80",), ("SM86",), ("SM89",), ("SM120",), ("SM80", "SM86"), ()]:
         plans[sms] = folder / f"{'-'.join(sms) or 'all'}.plan"
-        job = CompileJob(folder / "net.onnx", plans[sms], sms, 1 << 30, "test")
-        run(job, timeout=300, progress=QUIET)
+        asked = job(folder / "net.onnx", plans[sms], sms, 1 << 30, "test")
+        run(asked, timeout=300, progress=QUIET)
     return plans
 
 

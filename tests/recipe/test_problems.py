@@ -27,7 +27,12 @@ def check(error: TrtforgeError, code: str, where: str, *words: str) -> None:
 
 # changes to the good recipe, code, place, words of the message
 VALUES: list[tuple[list[tuple[str, str]], str, str, list[str]]] = [
-    ([("precision", "precison")], "RCP111", "r.yaml:11:5", ["did you mean `precision`?", "allowed there: calibration"]),
+    (
+        [("precision", "precison")],
+        "RCP111",
+        "r.yaml:11:5",
+        ["did you mean `precision`?", "allowed there: builder, calibration"],
+    ),
     ([("target", "precision: int8\ntarget")], "RCP111", "r.yaml:1:1", ["`precision` belongs in an engine"]),
     ([("target", "zzz: 1\ntarget")], "RCP111", "r.yaml:1:1", ["delete it"]),
     (
@@ -126,6 +131,48 @@ VALUES: list[tuple[list[tuple[str, str]], str, str, list[str]]] = [
         "r.yaml:11:17",
         ["no DLA core 1"],
     ),
+    ([("precision", "builder: {direct_io: true}\n    precision")], "RCP117", "r.yaml:11:5", ["for backend `tensorrt`"]),
+    (
+        [("precision", "outputs: {y: {dtype: int8}}\n    precision")],
+        "RCP117",
+        "r.yaml:11:5",
+        ["for backend `tensorrt`"],
+    ),
+    ([("precision", "builder: {optimization_level: 6}\n    precision")], "RCP113", "r.yaml:11:35", ["at most 5"]),
+    (
+        [("shape", "range: {min: [1, 3, 224, 224], max: [8, 3, 224, 224]}\n        shape")],
+        "RCP117",
+        "r.yaml:9:9",
+        ["for backend `tensorrt`"],
+    ),
+    (
+        [("shape", "range: {min: [2, 3, 224, 224], max: [8, 3, 224, 224]}\n        shape")],
+        "RCP117",
+        "r.yaml:8:7",
+        ["min <= shape <= max"],
+    ),
+    (
+        [
+            ("onnxruntime", "tensorrt"),
+            ("host", "orin-agx-64gb/dla"),
+            ("shape", "range: {min: [1, 3, 224, 224], max: [8, 3, 224, 224]}\n        shape"),
+        ],
+        "RCP117",
+        "r.yaml:9:9",
+        ["a DLA has no open sizes"],
+    ),
+    (
+        [
+            ("onnxruntime", "tensorrt"),
+            ("host", "orin-agx-64gb/gpu"),
+            ("precision", "builder: {hardware_compatibility: ampere_plus}\n    precision"),
+        ],
+        "RCP117",
+        "r.yaml:11:15",
+        ["for GPU cards"],
+    ),
+    ([("precision", "dla: {standalone: true}\n    precision")], "RCP117", "r.yaml:11:5", ["no GPU to fall back to"]),
+    ([("precision", "dla: {local_dram: 3GiB}\n    precision")], "RCP117", "r.yaml:11:5", ["not a power of two"]),
     (
         [("onnxruntime", "tensorrt"), ("host", "orin-agx-64gb/dla"), ("int8", "fp32")],
         "RCP117",

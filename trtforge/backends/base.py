@@ -49,6 +49,7 @@ class CompileRequest:
 
     ``plugins``: which structures of the graph become something else, decided by ``situation``; None: none do.
     ``probes``: a few preprocessed samples for self-checks at build time (may be empty).
+    ``locked``: nothing may be measured anew that a build before this one has measured.
     """
 
     model: Model
@@ -59,6 +60,7 @@ class CompileRequest:
     plugins: Plan | None = None
     situation: Situation | None = None
     probes: Sequence[Sample] = ()
+    locked: bool = False
     progress: Progress = QUIET
 
 

@@ -26,6 +26,9 @@ def calibrate(
         Path, typer.Option("--out", help="Folder for the scales files, one `<engine>.scales.json` each")
     ] = Path(),
     fresh: Annotated[bool, typer.Option("--fresh", help="Calibrate again even when the same was done before")] = False,
+    native: Annotated[
+        bool, typer.Option("--native", help="Let TensorRT's own calibrator gather them, on the device this runs on")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     no_progress: NoProgress = False,
@@ -38,6 +41,7 @@ def calibrate(
     from trtforge.errors.usage import NothingToCalibrate
     from trtforge.files import write_bytes
     from trtforge.pipeline.job import plan
+    from trtforge.pipeline.native_scales import calibrate as by_tensorrt
     from trtforge.pipeline.prepare import prepare
     from trtforge.recipe.load import load
 
@@ -46,15 +50,20 @@ def calibrate(
         if job.calibration_set is None:
             ui.log(f"{job.name}: no calibration set (precision {job.engine.precision}); skipped")
             continue
-        prepared = prepare(job, fresh=fresh, progress=ui)
-        assert prepared.scales is not None
-        assert prepared.scales_path is not None
         path = out / f"{job.name}.scales.json"
-        write_bytes(path, prepared.scales_path.read_bytes())
-        receipt = prepared.scales.receipt
+        if native:
+            table, reused = by_tensorrt(job, progress=ui), False
+            table.save(path)
+        else:
+            prepared = prepare(job, fresh=fresh, progress=ui)
+            assert prepared.scales is not None
+            assert prepared.scales_path is not None
+            table, reused = prepared.scales, prepared.reused
+            write_bytes(path, prepared.scales_path.read_bytes())
+        receipt = table.receipt
         assert receipt is not None
-        tensors, samples = len(prepared.scales.ranges), len(receipt.samples)
-        ui.say(f"{path}: {tensors} tensors over {samples} samples{' (already calibrated)' if prepared.reused else ''}")
+        tensors, samples = len(table.ranges), len(receipt.samples)
+        ui.say(f"{path}: {tensors} tensors over {samples} samples{' (already calibrated)' if reused else ''}")
         if receipt.uncovered:
             ui.say(f"  no range for {len(receipt.uncovered)} tensors: {', '.join(receipt.uncovered[:5])}")
         results.append(
@@ -65,7 +74,7 @@ def calibrate(
                 "samples": samples,
                 "set_digest": receipt.set_digest,
                 "uncovered": list(receipt.uncovered),
-                "reused": prepared.reused,
+                "reused": reused,
             }
         )
     if not results:

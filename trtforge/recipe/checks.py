@@ -10,7 +10,7 @@ from trtforge.errors.base import TrtforgeError
 from trtforge.errors.recipe import BackendCannotTarget, Contradiction, WrongValue
 from trtforge.errors.targets import UnknownTarget
 from trtforge.recipe.document import KeyPath, Node, Where, dotted
-from trtforge.recipe.models import Engine, ImagePreprocess, InputSpec, Recipe
+from trtforge.recipe.models import Builder, Engine, ImagePreprocess, InputSpec, Recipe
 from trtforge.recipe.problems import node_at
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def contradictions(recipe: Recipe, target: Target, tree: Node) -> Iterator[tuple
         path: KeyPath = ("engines", name)
         yield from _precision_problems(path, engine, recipe, target, tree)
         yield from _dla_problems(path, engine, target, tree)
-        yield from _input_problems(path, engine, target, tree)
+        yield from _native_problems(path, engine, recipe, target, tree)
+        yield from _input_problems(path, engine, recipe, target, tree)
 
 
 def _at(tree: Node, path: KeyPath) -> Where:
@@ -189,8 +190,61 @@ def _dla_problems(path: KeyPath, engine: Engine, target: Target, tree: Node) -> 
         )
 
 
+def _native_problems(
+    path: KeyPath, engine: Engine, recipe: Recipe, target: Target, tree: Node
+) -> Iterator[tuple[KeyPath, TrtforgeError]]:
+    """Keys that only native TensorRT understands, and those of them that a Jetson's or a DLA's has no use for."""
+    said = [
+        (*path, key)
+        for key, value in (("outputs", engine.outputs), ("builder", engine.builder))
+        if value != _UNSAID[key]
+    ]
+    said += [(*path, "inputs", name, "range") for name, spec in engine.inputs.items() if spec.range is not None]
+    for key in said if recipe.backend != "tensorrt" else ():
+        yield (
+            key,
+            Contradiction(
+                f"`{dotted(key)}` is for backend `tensorrt` only",
+                where=str(_key_at(tree, key)),
+                why=f"the backend is `{recipe.backend}` ({_at(tree, ('backend',))})",
+                next="delete it (`null` drops what a base says), or write `backend: tensorrt`",
+            ),
+        )
+    for name, spec in engine.inputs.items():
+        key = (*path, "inputs", name, "range")
+        if spec.range is not None and target.is_dla:
+            yield (
+                key,
+                Contradiction(
+                    f"`{dotted(key)}`: a DLA has no open sizes",
+                    where=str(_key_at(tree, key)),
+                    why=f"the target is `{target.key}`, whose loadables are made for one shape",
+                    next="delete it, and build one engine for each shape",
+                ),
+            )
+    level, key = engine.builder.hardware_compatibility, (*path, "builder", "hardware_compatibility")
+    if level != "none" and target.kind != "discrete":
+        yield (
+            key,
+            Contradiction(
+                f"`{dotted(key)}: {level}` is for GPU cards",
+                where=str(_key_at(tree, key)),
+                why=f"the target is `{target.key}`; NVIDIA has no such engines for Jetson",
+                next="delete it",
+            ),
+        )
+
+
+_UNSAID: dict[str, object] = {"outputs": {}, "builder": Builder()}
+
+
+def _key_at(tree: Node, path: KeyPath) -> Where:
+    node = node_at(tree, path)
+    return node.key_at or node.at
+
+
 def _input_problems(
-    path: KeyPath, engine: Engine, target: Target, tree: Node
+    path: KeyPath, engine: Engine, recipe: Recipe, target: Target, tree: Node
 ) -> Iterator[tuple[KeyPath, TrtforgeError]]:
     for name, spec in engine.inputs.items():
         at = (*path, "inputs", name)
@@ -204,7 +258,10 @@ def _input_problems(
                     next="write `format: linear`, or name a DLA target",
                 ),
             )
-        if spec.preprocess.kind == "volume" and (problem := _volume_problem(at, engine, spec, tree)) is not None:
+        if (
+            spec.preprocess.kind == "volume"
+            and (problem := _volume_problem(at, engine, spec, recipe, tree)) is not None
+        ):
             yield (*at, "shape"), problem
         image = spec.preprocess
         if not isinstance(image, ImagePreprocess):
@@ -225,15 +282,15 @@ def _input_problems(
             )
 
 
-def _volume_problem(path: KeyPath, engine: Engine, spec: InputSpec, tree: Node) -> TrtforgeError | None:
-    """Windows are [N, 1, D, H, W] in float32, and the network takes nothing else."""
+def _volume_problem(path: KeyPath, engine: Engine, spec: InputSpec, recipe: Recipe, tree: Node) -> TrtforgeError | None:
+    """Windows are [N, 1, D, H, W] in float32; an engine of native TensorRT may take them in less."""
     if len(engine.inputs) > 1:
         why = f"the network has the inputs {', '.join(f'`{name}`' for name in engine.inputs)}"
         what, hint = "a network that is run window by window has one input", "write `kind: array` for each of them"
     elif len(spec.shape) != 5 or spec.shape[1] != 1:
         what = f"`{dotted((*path, 'shape'))}` is not the shape of windows of a volume"
         why, hint = f"it is {list(spec.shape)}", "write [N, 1, D, H, W]: windows at once, one channel, the window"
-    elif spec.dtype != "float32":
+    elif spec.dtype not in (("float32", "float16", "int8") if recipe.backend == "tensorrt" else ("float32",)):
         what, why = f"`{dotted((*path, 'dtype'))}` is not `float32`", f"it is `{spec.dtype}`; volumes are normalised"
         hint = "delete it"
     else:

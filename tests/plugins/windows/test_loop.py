@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trtforge import gpu as gpu_module
 from trtforge.backends.base import TensorSpec
 from trtforge.errors.engine import ExecutionFailed, ForeignGpu, WrongFeed
 from trtforge.errors.environment import MissingPackage
 from trtforge.errors.windows import NotVoxelwise, ScoresNotFinite
-from trtforge.runtime.windows import cuda, cuda_memory
+from trtforge.runtime.windows import cuda
 from trtforge.runtime.windows.accumulate import NumpyAccumulator
 from trtforge.runtime.windows.blocks import Blocks
 from trtforge.runtime.windows.cuda_memory import device_memory, ring_size
@@ -305,10 +306,10 @@ def test_without_cuda_core_the_command_is_told(session_on, kernels, monkeypatch:
     def missing(name: str) -> Any:
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(cuda, "import_module", missing)
+    monkeypatch.setattr(gpu_module, "import_module", missing)
     with pytest.raises(MissingPackage) as caught:
         cuda.cuda_core()
-    assert caught.value.next == cuda.INSTALL
+    assert caught.value.next == gpu_module.INSTALL
 
 
 # -- what stands still ---------------------------------------------------------------------------------------------
@@ -317,12 +318,12 @@ def test_without_cuda_core_the_command_is_told(session_on, kernels, monkeypatch:
 def test_every_name_of_cuda_core_exists() -> None:
     """Those that the stand-in might have and the module not."""
     core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
-    source = inspect.getsource(cuda) + inspect.getsource(cuda_memory)
+    source = inspect.getsource(cuda) + inspect.getsource(gpu_module)
     found = set(re.findall(r"\b(?:_|self\._)?core\.([A-Za-z]\w+)", source))
     assert {"Device", "ObjectCode", "LaunchConfig", "launch", "LegacyPinnedMemoryResource"} <= found
     for name in found:
         assert hasattr(core, name), name
-    assert issubclass(cuda._cuda_error(), Exception)
+    assert issubclass(gpu_module.cuda_error(), Exception)
 
 
 @pytest.mark.parametrize(("taken", "layout"), [("float32", "linear"), ("int8", "linear"), ("int8", "cdhw32")])

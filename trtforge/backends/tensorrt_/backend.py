@@ -1,23 +1,36 @@
-"""Native TensorRT as a backend: what it can do on this machine, and the refusal where it can do nothing.
+"""Native TensorRT as a backend: compiles on the device for the device, GPU or DLA, and runs what it compiled.
 
-Its compiler times kernels on the GPU or DLA it compiles for, so it works on the device only.
+Not yet run on hardware. What it calls is held to NVIDIA's own bindings of 8.6, 10.16 and 11.4; the code that parses,
+configures and builds is TensorRT-RTX's too, which does run here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from trtforge.backends.base import Availability, CompileRequest
-from trtforge.errors.backend import NeedsDevice
+from trtforge.backends.base import Availability, CompileRequest, CompileResult, Session, TensorSpec
+from trtforge.backends.nvidia.configure import TYPES
+from trtforge.backends.nvidia.features import documented
+from trtforge.backends.nvidia.options import Dla, Options, Tensor, memory_bytes
+from trtforge.backends.plan_format import as_in_header, read_header
+from trtforge.backends.tensorrt_ import environment
+from trtforge.cache import cache_dir
+from trtforge.digest import sha256_file
+from trtforge.errors.backend import NeedsDevice, PlanNotAsAsked
+from trtforge.errors.native import DlaNotHere, EngineNotAsAsked, NotOffered
 
 if TYPE_CHECKING:
+    from trtforge.backends.nvidia.answer import Compiled
+    from trtforge.backends.nvidia.features import Features
+    from trtforge.backends.tensorrt_.lower import Lowered
     from trtforge.surgery.op import Creator
 
+ENGINE_FILE = "model.plan"
+LAYERS_FILE = "layers.json"
+_NUMPY = {kind: name for name, kind in TYPES.items()} | {"BF16": "bfloat16", "FP8": "float8_e4m3fn"}
 _WHY = "native TensorRT compiles on the device itself: it times kernels on the GPU or DLA it compiles for"
-_NEXT = "`trtforge build` prepares a sealed kit here; copy it to the device"
 
 
 class NativeTensorRT:
@@ -27,33 +40,279 @@ class NativeTensorRT:
     platform = "tensorrt_plan"
 
     def availability(self) -> Availability:
-        return Availability(can_compile=False, can_run=False, version=_version(), why=_WHY, next=_NEXT)
+        why, next_ = environment.problem()
+        version = environment.version()
+        if why:
+            return Availability(False, False, version, why=f"{_WHY}; here {why}", next=next_)
+        return Availability(True, True, version)
 
     def tool_versions(self) -> dict[str, str]:
-        version = _version()
+        version = environment.version()
         return {"tensorrt": version} if version else {}
 
     def creators(self, tensorrt: str | None) -> tuple[frozenset[Creator], bool]:
-        """NVIDIA's stock plugins by release, as documented: its registry can only be asked on the device."""
-        from trtforge.surgery.documented import documented
+        """Asked of the registry where TensorRT is; elsewhere NVIDIA's stock plugins by release, as documented."""
+        if not environment.problem()[0]:
+            from trtforge.backends.tensorrt_.registry import creators
 
-        return documented(tensorrt), False
+            return creators(), True
+        from trtforge.surgery.documented import documented as stock
 
-    def compile(self, request: CompileRequest) -> NoReturn:
-        """Raises NeedsDevice (KIT101)."""
-        raise NeedsDevice(
-            f"the engine for {request.target.key} cannot be compiled on this machine", why=_WHY, next=_NEXT
+        return stock(tensorrt), False
+
+    def compile(self, request: CompileRequest) -> CompileResult:
+        """Write ``model.plan`` and ``layers.json``, the engine inspector's, into ``request.workdir``.
+
+        Raises NeedsDevice, DlaNotHere, NotOffered, ParserRefused, CompilerRefused, CompilerDied, CompilerTimeout,
+        EngineNotAsAsked, PlanNotAsAsked; errors of the graph and of Q/DQ insertion.
+        """
+        self._check_here(request)
+        release = environment.version()
+        known = known_features(release)
+        _check_dla(request, release)
+
+        from trtforge.backends.nvidia.answer import CompileJob, Compiler
+        from trtforge.backends.nvidia.process import run, timeout_seconds
+        from trtforge.backends.tensorrt_.lower import lower
+        from trtforge.graph.io import save
+
+        lowered = lower(request, known, release)
+        onnx, plan = request.workdir / "graph" / "model.onnx", request.workdir / ENGINE_FILE
+        save(lowered.model, onnx)
+        options = build_options(request, lowered, known, request.workdir)
+        compiler = Compiler("tensorrt", "TensorRT", environment.INSTALL, environment.child_environment())
+        label = f"compile for {request.target.key} (TensorRT {release})"
+        compiled = run(
+            CompileJob(compiler, onnx, plan, options, label), timeout=timeout_seconds(), progress=request.progress
+        )
+        for warning in compiled.warnings:
+            request.progress.warn(f"TensorRT: {warning}")
+        _check_plan(plan, compiled)
+        _check_engine(request, options, compiled)
+        return CompileResult(
+            files={ENGINE_FILE: plan, LAYERS_FILE: request.workdir / LAYERS_FILE},
+            inputs=_specs(compiled, "input"),
+            outputs=_specs(compiled, "output"),
+            report=_report(request, lowered, options, compiled, plan),
+            graph=onnx,
         )
 
-    def load(self, folder: Path, report: Mapping[str, Any]) -> NoReturn:
-        """Raises NeedsDevice (KIT101)."""
-        raise NeedsDevice("the engine cannot be loaded on this machine", where=str(folder), why=_WHY, next=_NEXT)
+    def load(self, folder: Path, report: Mapping[str, Any]) -> Session:
+        """The engine on this machine's GPU or DLA. Raises NeedsDevice, CannotDeserialize, ExecutionFailed."""
+        if why := environment.problem()[0]:
+            raise NeedsDevice(
+                "the engine cannot be loaded on this machine",
+                where=str(folder),
+                why=why,
+                next=environment.problem()[1],
+            )
+        from trtforge.backends.tensorrt_.session import load
+
+        return load(folder / ENGINE_FILE, report)
+
+    def _check_here(self, request: CompileRequest) -> None:
+        why, next_ = environment.problem()
+        if why:
+            raise NeedsDevice(
+                f"the engine for {request.target.key} cannot be compiled on this machine",
+                why=f"{_WHY}; here {why}",
+                next=next_,
+            )
 
 
-def _version() -> str:
-    if util.find_spec("tensorrt") is None:
-        return ""
-    try:
-        return metadata.version("tensorrt")
-    except metadata.PackageNotFoundError:  # JetPack installs the module without package metadata
-        return "installed, version unknown"
+def known_features(release: str) -> Features:
+    """Of the installed release. Raises NotOffered."""
+    known = documented(".".join(release.split(".")[:3]))
+    if known is None:
+        raise NotOffered(
+            f"trtforge does not know TensorRT {release}",
+            why="its table begins with TensorRT 8 and goes by the version of the installed package",
+            next="install a TensorRT from 8.6 to 11.x with its package record (`pip show tensorrt`)",
+        )
+    return known
+
+
+def _check_dla(request: CompileRequest, release: str) -> None:
+    from trtforge.targets.load import dla_support
+
+    if not request.target.is_dla:
+        return
+    here, why = dla_support(request.target.key, tensorrt=".".join(release.split(".")[:3]))
+    if not here:
+        raise DlaNotHere(
+            f"TensorRT {release} has no DLA for {request.target.name}",
+            where=f"target {request.target.key}",
+            why=why,
+            next=f"build for `{request.target.device}/gpu`, or with a JetPack that has it: trtforge targets",
+        )
+
+
+def build_options(request: CompileRequest, lowered: Lowered, known: Features, workdir: Path) -> Options:
+    """What the builder is told. Writes the calibration cache into ``workdir``."""
+    engine, target = request.engine, request.target
+    calibration = None
+    if lowered.cache is not None:
+        path = workdir / "calibration.cache"
+        lowered.cache.save(path)
+        calibration = {"cache": str(path), "algorithm": lowered.cache.algorithm}
+    inputs = {
+        name: Tensor(
+            spec.dtype,
+            spec.format,
+            None if spec.range is None else (spec.range.min, tuple(spec.shape), spec.range.max),
+        )
+        for name, spec in engine.inputs.items()
+    }
+    return Options(
+        workspace=memory_bytes(engine.workspace),
+        precision=lowered.precision,
+        inputs=inputs,
+        outputs={name: Tensor(spec.dtype, spec.format) for name, spec in engine.outputs.items()},
+        calibration=calibration,
+        float_layers=lowered.float_layers,
+        dla=_dla(request),
+        direct_io=engine.builder.direct_io,
+        stock_plugins=True,
+        optimization_level=engine.builder.optimization_level,
+        version_compatible=engine.builder.version_compatible,
+        hardware_compatibility=engine.builder.hardware_compatibility,
+        timing_cache=str(timing_cache(target.key, environment.version())) if engine.builder.timing_cache else None,
+        timing_locked=request.locked and engine.builder.timing_cache,
+        inspect=str(workdir / LAYERS_FILE),
+    )
+
+
+def _dla(request: CompileRequest) -> Dla | None:
+    if not request.target.is_dla:
+        return None
+    from trtforge.recipe.models import Dla as Said
+
+    said = request.engine.dla or Said()
+    local, shared = said.local_dram, said.global_dram
+    return Dla(
+        core=said.core,
+        sram=memory_bytes(said.sram),
+        local_dram=memory_bytes(local) if local else None,
+        global_dram=memory_bytes(shared) if shared else None,
+        gpu_fallback=said.gpu_fallback,
+        standalone=said.standalone,
+    )
+
+
+def timing_cache(target: str, release: str) -> Path:
+    """Where measured times of kernels lie: they hold for one device and one TensorRT."""
+    path = cache_dir() / "timing" / f"{target.replace('/', '-')}-tensorrt-{release}.cache"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _check_plan(plan: Path, compiled: Compiled) -> None:
+    header = read_header(plan)
+    if header.kind != "tensorrt" or (header.version and header.version != as_in_header(compiled.version)):
+        raise PlanNotAsAsked(
+            "the compiler wrote a plan that is not the one asked for",
+            where=str(plan),
+            why=f"its header says {header.maker}; it was built by TensorRT {compiled.version}",
+            next=environment.INSTALL,
+        )
+
+
+def _check_engine(request: CompileRequest, options: Options, compiled: Compiled) -> None:
+    """The engine as it was read back, against the recipe. Raises EngineNotAsAsked with every difference."""
+    engine = compiled.engine or {}
+    wrong = [str(engine["problem"])] if "problem" in engine else _differences(options, engine)
+    if wrong:
+        raise EngineNotAsAsked(
+            f"the finished engine for {request.target.key} differs from the recipe",
+            where=str(request.workdir / LAYERS_FILE),
+            why="; ".join(wrong),
+            next="change the recipe to what the engine has, or give it more time: `builder: {optimization_level: 5}`",
+        )
+
+
+def _differences(options: Options, engine: Mapping[str, Any]) -> list[str]:
+    wrong = []
+    for side in (options.inputs, options.outputs):
+        for name, wanted in side.items():
+            there = engine["tensors"].get(name)
+            if there is None:
+                wrong.append(f"it has no tensor {name!r}")
+                continue
+            dtype = _NUMPY.get(there["dtype"], there["dtype"].lower())
+            if wanted.dtype is not None and dtype != wanted.dtype:
+                wrong.append(f"{name!r} is {dtype}, asked for was {wanted.dtype}")
+            if there["format"] != wanted.format:
+                wrong.append(f"{name!r} lies as {there['format']}, asked for was {wanted.format}")
+    if engine["hardware_compatibility"] != options.hardware_compatibility:
+        asked = options.hardware_compatibility
+        wrong.append(f"its hardware compatibility is {engine['hardware_compatibility']}, asked for was {asked}")
+    return wrong
+
+
+def _report(
+    request: CompileRequest, lowered: Lowered, options: Options, compiled: Compiled, plan: Path
+) -> dict[str, Any]:
+    engine = compiled.engine or {}
+    on_gpu = [layer["name"] for layer in compiled.placement if not layer["dla"]]
+    report: dict[str, Any] = {
+        "compiler": f"TensorRT {compiled.version}",
+        "precision": request.engine.precision,
+        "sm": request.target.sm,
+        "layers": engine.get("layers"),
+        "devices": engine.get("devices"),
+        "device_memory": engine.get("device_memory"),
+        "dla": None if options.dla is None else {"core": options.dla.core, "standalone": options.dla.standalone},
+        "not_on_dla": on_gpu,
+        "version_compatible": options.version_compatible,
+        "borders": engine.get("tensors", {}),
+        "outside": _outside(request),
+        "scales": _border_scales(request, engine),
+        "calibration": compiled.calibration,
+        "warnings": [warning.to_json() for warning in compiled.warnings],
+        "seconds": {"parse": compiled.parse_seconds, "build": compiled.build_seconds},
+        "plan_bytes": plan.stat().st_size,
+        "plan_sha256": sha256_file(plan),
+    }
+    if options.timing_cache is not None:
+        report["timing_cache"] = sha256_file(Path(options.timing_cache))
+    if request.plugins is not None:
+        report["surgery"] = request.plugins.to_json()
+    return report | {"summary": _summary(compiled, report)}
+
+
+def _outside(request: CompileRequest) -> dict[str, str]:
+    """Element types of inputs and outputs in the graph: what callers give and get, whatever the engine has inside."""
+    from trtforge.graph.shapes import input_specs, output_specs
+
+    both = {**input_specs(request.model), **output_specs(request.model)}
+    return {name: spec.dtype for name, spec in both.items()}
+
+
+def _border_scales(request: CompileRequest, engine: Mapping[str, Any]) -> dict[str, float]:
+    """Scales of INT8 inputs and outputs: a program that feeds floats divides by them."""
+    if request.scales is None:
+        return {}
+    int8 = [name for name, tensor in engine.get("tensors", {}).items() if tensor["dtype"] == "INT8"]
+    ranges = request.scales.ranges
+    return {name: float(ranges[name].usable_scale) for name in int8 if name in ranges}
+
+
+def _summary(compiled: Compiled, report: Mapping[str, Any]) -> str:
+    parts = [f"plan {report['plan_bytes'] / 1e6:.1f} MB"]
+    if report["dla"] is not None:
+        count = report["devices"] or {}
+        parts.append(
+            f"{count.get('dla', '?')} loadables on the DLA, {count.get('gpu', '?')} layers on the GPU, "
+            f"{len(report['not_on_dla'])} of {len(compiled.placement)} layers cannot be on the DLA"
+        )
+    return f"TensorRT {compiled.version}: {'; '.join(parts)}"
+
+
+def _specs(compiled: Compiled, mode: str) -> tuple[TensorSpec, ...]:
+    """As the engine has them; `outside` in the report says what a caller sees."""
+    tensors = (compiled.engine or {}).get("tensors", {})
+    return tuple(
+        TensorSpec(name, tuple(None if size < 0 else size for size in tensor["shape"]), _NUMPY.get(tensor["dtype"], ""))
+        for name, tensor in tensors.items()
+        if tensor["mode"] == mode
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtforge.backends.base import Availability, CompileRequest, CompileResult, Session, TensorSpec
+from trtforge.backends.nvidia.options import memory_bytes
 from trtforge.backends.plan_format import PlanHeader, as_in_header, read_header
 from trtforge.backends.tensorrt_rtx_ import environment
 from trtforge.digest import sha256_file
@@ -16,8 +17,8 @@ from trtforge.errors.environment import MissingPackage
 from trtforge.files import write_json
 
 if TYPE_CHECKING:
+    from trtforge.backends.nvidia.answer import Compiled
     from trtforge.backends.tensorrt_rtx_.ir import Layer
-    from trtforge.backends.tensorrt_rtx_.job import Compiled
     from trtforge.backends.tensorrt_rtx_.names import Int8Count
     from trtforge.graph.model import Model
     from trtforge.surgery.op import Creator
@@ -28,7 +29,6 @@ COMPUTE_CAPABILITIES = {sm: "SM" + sm.replace(".", "") for sm in ("7.5", "8.0", 
 """Compute capability -> its name in TensorRT-RTX 1.7."""
 
 _NUMPY = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "BOOL": "bool"}
-_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 class TensorRTRtxBackend:
@@ -205,22 +205,12 @@ def _with_plugins(request: CompileRequest, source: Model, graph: Model, facts: d
 
 
 def _run(request: CompileRequest, onnx: Path, capability: str, plan: Path, plugins: tuple[str, ...]) -> Compiled:
-    from trtforge.backends.tensorrt_rtx_.job import CompileJob, run, timeout_seconds
+    from trtforge.backends.nvidia.process import run, timeout_seconds
+    from trtforge.backends.tensorrt_rtx_.job import job
 
-    job = CompileJob(
-        onnx,
-        plan,
-        (capability,),
-        _workspace_bytes(request.engine.workspace),
-        f"compile for {request.target.key} (SM {request.target.sm})",
-        plugins,
-    )
-    return run(job, timeout=timeout_seconds(), progress=request.progress)
-
-
-def _workspace_bytes(text: str) -> int:
-    """The recipe's `workspace`, "1GiB", in bytes."""
-    return int(text[:-3]) * _UNITS[text[-3:]]
+    label = f"compile for {request.target.key} (SM {request.target.sm})"
+    asked = job(onnx, plan, (capability,), memory_bytes(request.engine.workspace), label, plugins)
+    return run(asked, timeout=timeout_seconds(), progress=request.progress)
 
 
 def _check_header(plan: Path, compiled: Compiled, request: CompileRequest) -> PlanHeader:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from contextlib import suppress
-from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 
+from trtforge.backends.nvidia.driver import driver_problem
 from trtforge.cache import cache_dir
 from trtforge.digest import sha256_bytes
+
+__all__ = ["PACKAGES", "child_environment", "cuda_version", "driver_problem", "missing", "versions"]
 
 PACKAGES = ("tensorrt-rtx-cu12", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu12-libs")
 LIBRARY = "libtensorrt_rtx.so.1"
@@ -59,21 +60,6 @@ def _library_alias() -> Path | None:
                     link.symlink_to(library)
             return folder
     return None
-
-
-@cache
-def driver_problem() -> str:
-    """Why no GPU can be used here, "" when one can: asks the driver itself, never TensorRT."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "the driver's library libcuda.so.1 cannot be loaded"
-    if code := driver.cuInit(0):
-        return f"the driver does not start: cuInit returned {code}"
-    count = ctypes.c_int()
-    if code := driver.cuDeviceGetCount(ctypes.byref(count)):
-        return f"the driver cannot list its devices: cuDeviceGetCount returned {code}"
-    return "" if count.value else "the driver is installed and shows no device"
 
 
 def child_environment() -> dict[str, str]:

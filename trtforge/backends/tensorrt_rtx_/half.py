@@ -18,6 +18,8 @@ from trtforge.errors.backend import Fp16OutOfRange, RtxRequestRefused
 from trtforge.graph.model import Model
 from trtforge.graph.shapes import infer_shapes, tensor_types
 from trtforge.graph.weights import read_tensor
+from trtforge.plugins import kinds
+from trtforge.surgery.op import DOMAIN
 
 _LIMIT = float(np.finfo(np.float16).max)
 _HALF = "tensor(float16)"
@@ -85,7 +87,8 @@ class _Conversion:
         graph = GraphProto(name=source.graph.name)
         graph.input.extend(source.graph.input)
         graph.output.extend(source.graph.output)
-        return helper.make_model(graph, opset_imports=source.opset_import, ir_version=source.ir_version)
+        functions, opsets = source.functions, source.opset_import
+        return helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=source.ir_version)
 
     def _convert(self, node: NodeProto) -> None:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") or any(
@@ -112,7 +115,12 @@ class _Conversion:
         self._nodes.extend(cast for cast in casts if cast is not None)
 
     def _slots(self, node: NodeProto) -> tuple[list[bool], list[bool]]:
-        """For each input and output: is it float here, and does ONNX allow it to be float16?"""
+        """For each input and output: is it float here, and may it be float16 by ONNX, or by our plugin of that name?"""
+        if node.domain == DOMAIN and (kind := kinds().get(node.op_type)) is not None:
+            taken, made = (
+                [kind.half and name in self._floats for name in names] for names in (node.input, node.output)
+            )
+            return taken, made
         try:
             schema = onnx.defs.get_schema(node.op_type, self._opsets.get(node.domain, 1), node.domain)
         except onnx.defs.SchemaError as error:

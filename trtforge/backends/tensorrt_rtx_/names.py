@@ -13,6 +13,8 @@ from trtforge.graph.index import used_names
 
 _UNSAFE = re.compile(r'["\[\]{}\s]')  # the layer list writes names between these
 _INT8_OPS = ("Conv", "Gemm", "MatMul")
+_FUSED = "_gemm_mha"
+"""How the names of kernels begin that hold both products of an attention and the softmax between them."""
 
 
 def make_matchable(proto: ModelProto) -> None:
@@ -77,7 +79,8 @@ class Int8Count:
 def count_int8(meant: dict[str, str], layers: Sequence[Layer]) -> Int8Count:
     """Match the nodes to the compiled layers by the ONNX names the layers carry; merged nodes share a layer."""
     weighted = [layer for layer in layers if layer.has_weights]
-    in_int8 = {node for layer in weighted if layer.is_int8 for node in layer.nodes}
+    fused = [layer for layer in layers if layer.name.startswith(_FUSED)]
+    in_int8 = {node for layer in (*weighted, *fused) if layer.is_int8 for node in layer.nodes}
     in_float = {
         node: tuple(tensor.type for tensor in layer.inputs[:2])
         for layer in weighted

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from trtforge import plugins
 from trtforge.backends.tensorrt_rtx_ import environment
-from trtforge.errors.engine import PluginNotHere
+from trtforge.errors.engine import ForeignGpu, PluginNotHere
 from trtforge.errors.environment import MissingPackage
 from trtforge.files import write_bytes
+from trtforge.kernels.cubins import fitting
 from trtforge.kernels.plugin import NAMESPACE, VERSION, PluginKind
 
 if TYPE_CHECKING:
@@ -99,6 +100,23 @@ def needed(report: Mapping[str, Any], where: Path) -> dict[str, PluginKind]:
             raise _not_here(where, record, why)
         found[name] = here
     return found
+
+
+def check_kernels(kinds: Mapping[str, PluginKind], plan: Path, sm: str) -> None:
+    """Kernels for a GPU of compute capability ``sm`` lie beside the plan. Raises ForeignGpu.
+
+    Asked before anything is read: while the engine runs, TensorRT would say no more than that a plugin failed.
+    """
+    for kind in kinds.values():
+        try:
+            fitting(kind.kernels.files(plan.parent), sm)
+        except ForeignGpu as error:
+            raise ForeignGpu(
+                f"the kernels of the plugin {kind.name} do not run on this GPU",
+                where=str(plan),
+                why=error.why,
+                next=error.next,
+            ) from error
 
 
 def _not_here(where: Path, record: Mapping[str, Any], why: str) -> PluginNotHere:

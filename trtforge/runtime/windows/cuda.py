@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from math import prod
 from typing import Any, Protocol
 
@@ -25,11 +24,11 @@ import numpy as np
 
 from trtforge.backends.base import Session, TensorSpec
 from trtforge.errors.engine import ExecutionFailed, WrongFeed
-from trtforge.errors.environment import MissingPackage
+from trtforge.gpu import GpuMemory, Replay, cuda_core, cuda_error
 from trtforge.kernels.cubins import fitting
 from trtforge.progress import QUIET, Progress
 from trtforge.runtime.windows.accumulate import Labels
-from trtforge.runtime.windows.cuda_memory import Array, GpuMemory, Layout, ring_size
+from trtforge.runtime.windows.cuda_memory import Array, Layout, ring_size
 from trtforge.runtime.windows.loop import Window, scores_not_finite
 from trtforge.runtime.windows.weights import WindowWeights
 from trtforge.volumes.windows import Shape, WindowGrid
@@ -109,10 +108,10 @@ def run_on_gpu(
             adder = Adder(launcher, memory, weights, window, grid, given.dtype)
             session.bind(window.input, slicer.windows)
             session.bind(window.output, adder.logits)
-            engine = _Engine(core, session, stream, graph)
+            engine = Replay(core, session, stream, graph)
             _run(slicer, engine, adder, grid, window.batch, progress)
             return adder.labels()
-    except _cuda_error() as error:
+    except cuda_error() as error:
         raise ExecutionFailed(
             "the GPU failed in the window loop",
             why=str(error),
@@ -120,7 +119,7 @@ def run_on_gpu(
         ) from error
 
 
-def _run(slicer: Slicer, engine: _Engine, adder: Adder, grid: WindowGrid, batch: int, progress: Progress) -> None:
+def _run(slicer: Slicer, engine: Replay, adder: Adder, grid: WindowGrid, batch: int, progress: Progress) -> None:
     windows = list(grid)
     groups = [windows[first : first + batch] for first in range(0, len(windows), batch)]
     under_way: deque[tuple[Any, int]] = deque()
@@ -252,38 +251,6 @@ class Adder:
         return labels
 
 
-class _Engine:
-    """The engine in a stream, from its second run on as a CUDA graph where that is wanted and possible.
-
-    TensorRT wants one ordinary execution before a capture: what it sets up at the first one cannot be captured.
-    """
-
-    def __init__(self, core: Any, session: DeviceSession, stream: Any, graph: bool) -> None:
-        self._session, self._stream, self._handle = session, stream, int(stream.handle)
-        self._wanted, self._ran, self._graph = graph, False, None
-        self._options = core.EventOptions(blocking_sync=True)
-
-    def run(self) -> Any:
-        """One execution; an event that it is over."""
-        if self._graph is None and self._ran and self._wanted:
-            self._wanted = self._session.capturable(self._handle)
-            self._graph = self._capture() if self._wanted else None
-        if self._graph is None:
-            self._session.enqueue(self._handle)
-        else:
-            self._graph.launch(self._stream)
-        self._ran = True
-        return self._stream.record(options=self._options)
-
-    def _capture(self) -> Any:
-        builder = self._stream.create_graph_builder().begin_building("thread_local")
-        try:
-            self._session.enqueue(self._handle)
-        finally:
-            builder.end_building()
-        return builder.complete()
-
-
 class Launcher:
     """Kernels of a loaded cubin, on one stream."""
 
@@ -311,21 +278,6 @@ def launch_shape(threads: Shape) -> tuple[Shape, Shape]:
     x = 1 << (width - 1).bit_length() if width <= 32 else min((128, 64, 32), key=lambda size: -width % size)
     y = THREADS // x
     return (-(-width // x), -(-height // y), depth), (x, y, 1)
-
-
-def cuda_core() -> Any:
-    """Raises MissingPackage."""
-    try:
-        return import_module("cuda.core")
-    except ImportError as error:
-        raise MissingPackage(
-            "the window loop on the GPU needs NVIDIA's cuda-core", why=str(error), next=INSTALL
-        ) from error
-
-
-def _cuda_error() -> type[Exception]:
-    kind: type[Exception] = import_module("cuda.core._utils.cuda_utils").CUDAError
-    return kind
 
 
 def _ints(*values: int) -> list[np.int32]:

@@ -44,6 +44,13 @@ _KNOWN: tuple[tuple[str, Meaning], ...] = (
         ),
     ),
     (
+        r"OutOfMemory \(Requested size was",  # also without a GPU: the limit is the recipe's, not a device's
+        Meaning(
+            "the engine's tensors and scratch memory together need more than `workspace` allows",
+            "raise `workspace` in the recipe, for example to 16GiB, or build for a smaller batch",
+        ),
+    ),
+    (
         r"must be of same type|must have same input types|must have the same (?:data )?type",
         Meaning(
             "tensors of two number formats meet in one node; TensorRT-RTX converts none by itself",

@@ -1,0 +1,200 @@
+"""A build as the compiler's process does it, on a fake of the bindings that this process was started for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.native.bindings import chosen
+from tests.native.cpp import Calibrator
+from tests.native.fake import Object
+from tests.native.network import PLAN, make, run, trt
+from trtforge.backends.nvidia.build import Failed
+from trtforge.backends.nvidia.features import documented, features
+from trtforge.backends.nvidia.options import Dla, Options, Tensor
+
+KNOWN = features(trt)
+
+
+def test_the_table_of_releases_is_what_the_module_has() -> None:
+    known = documented(trt.__version__.rsplit(".", 1)[0] if chosen() != "8.6" else "8.6")
+    assert known is not None
+    assert KNOWN.differing(known) == []
+
+
+def test_a_float_build(tmp_path: Path) -> None:
+    module = make()
+    facts = run(module, tmp_path, Options(1 << 30, "fp32" if KNOWN.precision_flags else "typed"))
+    assert (tmp_path / "model.plan").read_bytes() == PLAN
+    assert facts["inputs"] == [{"name": "x", "shape": [1, 3, 8, 8], "dtype": "FLOAT"}]
+    names = module.recorder.names()
+    assert names.index("OnnxParser.parse_from_file") < names.index("Builder.build_serialized_network")
+    assert module.recorder.of("IBuilderConfig.set_memory_pool_limit") == [(trt.MemoryPoolType.WORKSPACE, 1 << 30)]
+    assert "IBuilderConfig.set_flag" not in names and "IBuilderConfig.int8_calibrator=" not in names
+    assert ("IBuilderConfig.progress_monitor=" in names) == KNOWN.progress
+    (flags,) = module.recorder.of("Builder.create_network")
+    assert flags == ((1,) if chosen() in ("8.6", "10.16") else (0,))
+
+
+def test_a_typed_build(tmp_path: Path) -> None:
+    module = make()
+    if not KNOWN.typed_flag:
+        with pytest.raises(Failed, match="no strongly typed networks") as caught:
+            run(module, tmp_path, Options(1 << 30))
+        assert caught.value.stage == "options"
+        return
+    run(module, tmp_path, Options(1 << 30))
+    (flags,) = module.recorder.of("Builder.create_network")
+    asked = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if KNOWN.precision_flags else 0
+    assert flags[0] & asked == asked
+
+
+def test_int8_by_a_cache(tmp_path: Path) -> None:
+    cache = tmp_path / "c.cache"
+    cache.write_bytes(b"TRT-8602-MinMaxCalibration\nx: 3c010a14\n")
+    options = Options(
+        1 << 20,
+        "int8",
+        calibration={"cache": str(cache), "algorithm": "MinMaxCalibration"},
+        inputs={"x": Tensor("int8", "chw4")},
+        outputs={"y": Tensor("float16")},
+        float_layers=("top",),
+        direct_io=True,
+    )
+    module = make()
+    if not KNOWN.precision_flags:
+        with pytest.raises(Failed, match="has no precision flags"):
+            run(module, tmp_path, options)
+        return
+    facts = run(module, tmp_path, options)
+    flag = trt.BuilderFlag
+    set_flags = [each for (each,) in module.recorder.of("IBuilderConfig.set_flag")]
+    assert set_flags == [flag.FP16, flag.INT8, flag.OBEY_PRECISION_CONSTRAINTS, flag.DIRECT_IO]
+    (calibrator,) = module.recorder.of("IBuilderConfig.int8_calibrator=")[0]
+    assert Calibrator(trt, calibrator).read_cache() == cache.read_bytes()
+    assert module.recorder.of("ITensor.dtype=") == [(trt.DataType.INT8,), (trt.DataType.HALF,)]
+    formats = [1 << int(trt.TensorFormat.CHW4), 1 << int(trt.TensorFormat.LINEAR)]
+    assert [value for (value,) in module.recorder.of("ITensor.allowed_formats=")] == formats
+    assert module.recorder.of("ILayer.precision=") == [(trt.DataType.HALF,)]
+    assert facts["calibration"] == {"from": "cache"}
+    with pytest.raises(Failed, match="no layer of the parsed network is called 'tip'"):
+        run(make(), tmp_path, Options(1 << 20, "int8", float_layers=("tip",)))
+
+
+def test_a_dla_build(tmp_path: Path) -> None:
+    options = Options(
+        1 << 20,
+        "fp16" if KNOWN.precision_flags else "typed",
+        dla=Dla(core=1, sram=1 << 20, global_dram=1 << 29),
+        inputs={"x": Tensor("float32", "dla_hwc4")},
+    )
+    module = make()
+    facts = run(module, tmp_path, options)
+    assert module.recorder.of("IBuilderConfig.default_device_type=") == [(trt.DeviceType.DLA,)]
+    assert module.recorder.of("IBuilderConfig.DLA_core=") == [(1,)]
+    pools = [
+        (trt.MemoryPoolType.WORKSPACE, 1 << 20),
+        (trt.MemoryPoolType.DLA_MANAGED_SRAM, 1 << 20),
+        (trt.MemoryPoolType.DLA_GLOBAL_DRAM, 1 << 29),
+    ]
+    assert module.recorder.of("IBuilderConfig.set_memory_pool_limit") == pools
+    assert (trt.BuilderFlag.GPU_FALLBACK,) in module.recorder.of("IBuilderConfig.set_flag")
+    assert facts["placement"] == [
+        {"name": "conv", "kind": "CONVOLUTION", "dla": True},
+        {"name": "top", "kind": "TOPK", "dla": False},
+    ]
+    with pytest.raises(Failed, match=r"DLA core 1 is not here: .* sees 1 on this machine"):
+        run(make(**{"Builder.num_DLA_cores": 1}), tmp_path, options)
+
+
+def test_open_sizes_get_a_profile(tmp_path: Path) -> None:
+    precision = "fp32" if KNOWN.precision_flags else "typed"
+    shapes = ((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))
+    module = make((-1, 3, 8, 8))
+    run(module, tmp_path, Options(1 << 20, precision, inputs={"x": Tensor(shapes=shapes)}))
+    assert module.recorder.of("IOptimizationProfile.set_shape") == [("x", *shapes)]
+    assert ("IBuilderConfig.set_calibration_profile" in module.recorder.names()) == KNOWN.calibrators
+    with pytest.raises(Failed, match=r"open sizes .* and no range for them"):
+        run(make((-1, 3, 8, 8)), tmp_path, Options(1 << 20, precision))
+
+
+def test_engines_for_more_than_this_gpu(tmp_path: Path) -> None:
+    precision = "fp32" if KNOWN.precision_flags else "typed"
+    module = make()
+    run(module, tmp_path, Options(1, precision, version_compatible=True, hardware_compatibility="ampere_plus"))
+    assert module.recorder.of("IBuilderConfig.set_flag") == [(trt.BuilderFlag.VERSION_COMPATIBLE,)]
+    level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    assert module.recorder.of("IBuilderConfig.hardware_compatibility_level=") == [(level,)]
+    options = Options(1, precision, hardware_compatibility="same_compute_capability")
+    if KNOWN.same_compute_capability:
+        run(make(), tmp_path, options)
+    else:
+        with pytest.raises(Failed, match="no engines for every GPU of one compute capability"):
+            run(make(), tmp_path, options)
+
+
+def test_the_timing_cache(tmp_path: Path) -> None:
+    precision, path = "fp32" if KNOWN.precision_flags else "typed", tmp_path / "times"
+    module = make()
+    run(module, tmp_path, Options(1, precision, timing_cache=str(path)))
+    assert path.read_bytes() == b"times"
+    assert module.recorder.of("IBuilderConfig.create_timing_cache") == [(b"",)]
+    module = make()
+    run(module, tmp_path, Options(1, precision, timing_cache=str(path)))
+    assert module.recorder.of("IBuilderConfig.create_timing_cache") == [(b"times",)]
+    locked = Options(1, precision, timing_cache=str(path), timing_locked=True)
+    if KNOWN.timing_cache_locked:
+        module = make()
+        run(module, tmp_path, locked)
+        assert module.recorder.of("IBuilderConfig.set_flag") == [(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS,)]
+        with pytest.raises(Failed, match="is of another TensorRT, GPU or driver"):
+            run(make(**{"IBuilderConfig.set_timing_cache": False}), tmp_path, locked)
+    else:
+        with pytest.raises(Failed, match="cannot say that a kernel was not in the timing cache"):
+            run(make(), tmp_path, locked)
+
+
+def test_the_engine_is_read_back(tmp_path: Path) -> None:
+    inspected = json.dumps({"Layers": [{"Name": "a", "LayerType": "DLA"}, {"Name": "b", "LayerType": "TopK"}]})
+    module = make(
+        **{
+            "EngineInspector.get_engine_information": inspected,
+            "ICudaEngine.num_io_tensors": 2,
+            "ICudaEngine.get_tensor_name": lambda engine, index: "xy"[index],
+            "ICudaEngine.get_tensor_shape": lambda engine, name: trt.Dims((1, 8)),
+            "ICudaEngine.num_layers": 2,
+            "ICudaEngine.hardware_compatibility_level": trt.HardwareCompatibilityLevel.NONE,
+            "ICudaEngine.device_memory_size": 4096,
+            "ICudaEngine.device_memory_size_v2": 4096,
+        }
+    )
+    options = Options(1, "fp32" if KNOWN.precision_flags else "typed", inspect=str(tmp_path / "layers.json"))
+    engine = run(module, tmp_path, options)["engine"]
+    assert (tmp_path / "layers.json").read_text() == inspected
+    assert engine["devices"] == {"dla": 1, "gpu": 1} and engine["device_memory"] == 4096
+    assert engine["hardware_compatibility"] == "none" and list(engine["tensors"]) == ["x", "y"]
+    gone = make(**{"Runtime.deserialize_cuda_engine": None})
+    assert run(gone, tmp_path, options)["engine"] == {"problem": "the engine could not be read back"}
+
+
+def test_failures_are_told_by_stage(tmp_path: Path) -> None:
+    options = Options(1, "fp32" if KNOWN.precision_flags else "typed")
+    with pytest.raises(Failed) as caught:
+        run(make(**{"Builder.build_serialized_network": lambda *_: None}), tmp_path, options)
+    assert caught.value.stage == "build"
+    answers = {
+        "OnnxParser.parse_from_file": False,
+        "OnnxParser.num_errors": 1,
+        "OnnxParser.get_error": lambda parser, index: Object(trt.ParserError, parser._recorder),
+        f"{trt.ParserError.__name__}.code": lambda error: trt.ErrorCode.UNSUPPORTED_NODE,
+        f"{trt.ParserError.__name__}.desc": "no importer",
+        f"{trt.ParserError.__name__}.node_name": "top",
+        f"{trt.ParserError.__name__}.node_operator": "TopK",
+    }
+    with pytest.raises(Failed) as caught:
+        run(make(**answers), tmp_path, options)
+    (problem,) = caught.value.facts["problems"]
+    assert caught.value.stage == "parse" and problem["message"] == "no importer"
+    assert problem["node"] == ("top" if hasattr(trt.ParserError, "node_name") else "")

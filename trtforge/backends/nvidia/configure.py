@@ -1,0 +1,184 @@
+"""A parsed network and a builder's configuration, set as the options say. Runs in the compiler's process.
+
+TensorRT takes what it does not support without a word, or logs a line. So whatever can be asked is asked here, and
+`Unsupported` is raised with the reason before any time goes into a build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trtforge.backends.nvidia.features import Features, features
+from trtforge.backends.nvidia.options import Dla, Options, Tensor
+
+TYPES = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "int8": "INT8",
+    "uint8": "UINT8",
+    "int32": "INT32",
+    "int64": "INT64",
+    "bool": "BOOL",
+}
+"""NumPy's name of an element type -> TensorRT's."""
+
+
+class Unsupported(Exception):
+    """The options ask for what this TensorRT, or this machine, has not. The text says what and why."""
+
+
+def network_flags(trt: Any, options: Options) -> int:
+    """The argument of `Builder.create_network`."""
+    known, flags = features(trt), 0
+    if known.explicit_batch:
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+    if options.precision == "typed" and known.precision_flags:
+        if not known.typed_flag:
+            raise Unsupported(f"TensorRT {trt.__version__} has no strongly typed networks")
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    return flags
+
+
+def configure(trt: Any, builder: Any, network: Any, options: Options) -> Any:
+    """The configuration for a network; the network's tensors and layers are set too. Raises Unsupported."""
+    known, config = features(trt), builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    _precision(trt, network, config, options, known)
+    _tensors(trt, network, options)
+    _profile(builder, network, config, options.inputs, known)
+    if options.dla is not None:
+        _dla(trt, builder, config, options.dla)
+    if options.direct_io:
+        config.set_flag(trt.BuilderFlag.DIRECT_IO)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    _portability(trt, config, options, known)
+    if options.inspect is not None:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    return config
+
+
+def _precision(trt: Any, network: Any, config: Any, options: Options, known: Features) -> None:
+    if options.precision == "typed":
+        return
+    if not known.precision_flags:
+        raise Unsupported(f"TensorRT {trt.__version__} has no precision flags: the graph must say its types")
+    if options.precision in ("fp16", "int8"):  # a layer without INT8 is faster in FP16 than in FP32
+        config.set_flag(trt.BuilderFlag.FP16)
+    if options.precision == "int8":
+        config.set_flag(trt.BuilderFlag.INT8)
+    if options.float_layers:
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        _keep_in_float(trt, network, options.float_layers)
+
+
+def _keep_in_float(trt: Any, network: Any, names: Iterable[str]) -> None:
+    """Layers of these names compute in FP16; TensorRT names a layer as its ONNX node."""
+    wanted = set(names)
+    for layer in layers(network):
+        if layer.name in wanted:
+            layer.precision = trt.DataType.HALF
+            wanted.discard(layer.name)
+    if wanted:
+        raise Unsupported(f"no layer of the parsed network is called {', '.join(map(repr, sorted(wanted)))}")
+
+
+def layers(network: Any) -> list[Any]:
+    return [network.get_layer(index) for index in range(network.num_layers)]
+
+
+def inputs(network: Any) -> dict[str, Any]:
+    return {tensor.name: tensor for tensor in (network.get_input(index) for index in range(network.num_inputs))}
+
+
+def outputs(network: Any) -> dict[str, Any]:
+    return {tensor.name: tensor for tensor in (network.get_output(index) for index in range(network.num_outputs))}
+
+
+def _tensors(trt: Any, network: Any, options: Options) -> None:
+    for side, there in ((options.inputs, inputs(network)), (options.outputs, outputs(network))):
+        for name, wanted in side.items():
+            if name not in there:
+                raise Unsupported(f"the network has no tensor {name!r} at its border: it has {', '.join(there)}")
+            if wanted.dtype is not None and options.precision != "typed":
+                there[name].dtype = getattr(trt.DataType, TYPES[wanted.dtype])
+            if wanted.format != "linear" or options.direct_io:
+                there[name].allowed_formats = 1 << int(getattr(trt.TensorFormat, wanted.format.upper()))
+
+
+def _profile(builder: Any, network: Any, config: Any, wanted: Mapping[str, Tensor], known: Features) -> None:
+    """One profile, where an input has open sizes."""
+    if not any(size < 0 for tensor in inputs(network).values() for size in tensor.shape):
+        return
+    profile = builder.create_optimization_profile()
+    for name, tensor in inputs(network).items():
+        shapes = wanted[name].shapes if name in wanted else None
+        if shapes is None:
+            raise Unsupported(f"the input {name!r} has open sizes {list(tensor.shape)} and no range for them")
+        if tensor.is_shape_tensor:
+            raise Unsupported(f"the input {name!r} gives sizes to the network; only tensors of data have a range here")
+        profile.set_shape(name, *shapes)
+    if config.add_optimization_profile(profile) < 0:
+        raise Unsupported("TensorRT refused the range of the inputs' sizes")
+    if known.calibrators:
+        config.set_calibration_profile(profile)
+
+
+def _dla(trt: Any, builder: Any, config: Any, dla: Dla) -> None:
+    if builder.num_DLA_cores <= dla.core:
+        raise Unsupported(
+            f"DLA core {dla.core} is not here: TensorRT {trt.__version__} sees {builder.num_DLA_cores} on this machine"
+        )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = dla.core
+    if dla.gpu_fallback:
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    if dla.standalone:
+        config.engine_capability = trt.EngineCapability.DLA_STANDALONE
+    pools = {"DLA_MANAGED_SRAM": dla.sram, "DLA_LOCAL_DRAM": dla.local_dram, "DLA_GLOBAL_DRAM": dla.global_dram}
+    for pool, size in pools.items():
+        if size is not None:
+            config.set_memory_pool_limit(getattr(trt.MemoryPoolType, pool), size)
+
+
+def _portability(trt: Any, config: Any, options: Options, known: Features) -> None:
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    level = options.hardware_compatibility
+    if level == "same_compute_capability" and not known.same_compute_capability:
+        raise Unsupported(f"TensorRT {trt.__version__} has no engines for every GPU of one compute capability")
+    if level != "none":
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level.upper())
+    if options.compute_capabilities:
+        config.num_compute_capabilities = len(options.compute_capabilities)
+    for index, name in enumerate(options.compute_capabilities):
+        capability = getattr(trt.ComputeCapability, name, None)
+        if capability is None or not config.set_compute_capability(capability, index):
+            raise Unsupported(f"this TensorRT-RTX has no ComputeCapability.{name}")
+
+
+def use_timing_cache(trt: Any, config: Any, options: Options) -> None:
+    """Kernels' times of earlier builds. Raises Unsupported for a file of another TensorRT or GPU under the lock."""
+    if options.timing_cache is None:
+        return
+    path, known = Path(options.timing_cache), features(trt)
+    content = path.read_bytes() if path.exists() else b""
+    cache = config.create_timing_cache(content)
+    if not config.set_timing_cache(cache, ignore_mismatch=False):
+        if options.timing_locked:
+            raise Unsupported(f"the timing cache {path} is of another TensorRT, GPU or driver")
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    if options.timing_locked:
+        if not known.timing_cache_locked:
+            raise Unsupported(f"TensorRT {trt.__version__} cannot say that a kernel was not in the timing cache")
+        config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
+
+
+def placement(trt: Any, network: Any, config: Any) -> list[dict[str, Any]]:
+    """Where each layer is meant to run, asked before the build: name, kind, can it be on the DLA."""
+    return [
+        {"name": layer.name, "kind": layer.type.name, "dla": bool(config.can_run_on_DLA(layer))}
+        for layer in layers(network)
+    ]

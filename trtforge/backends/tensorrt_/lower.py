@@ -1,0 +1,68 @@
+"""A float graph and its scales in the form that a TensorRT takes: a cache beside it, or types and Q/DQ in it.
+
+Through 10 TensorRT quantizes by itself, by ranges from a calibrator, and computes in FP16 where it is allowed to. Since
+11 the graph says both. The same for a build on the device and for the kit that is made for one elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from trtforge.backends.nvidia.features import Features
+from trtforge.graph.shapes import freeze_inputs
+from trtforge.scales.codecs.qdq import insert
+from trtforge.scales.codecs.trt_cache import Algorithm, CalibrationCache
+from trtforge.surgery.choose import apply
+
+if TYPE_CHECKING:
+    from trtforge.backends.base import CompileRequest
+    from trtforge.graph.model import Model
+
+GPU_CACHE: Algorithm = "MinMaxCalibration"
+DLA_CACHE: Algorithm = "EntropyCalibration2"
+"""TensorRT takes a cache only from the calibrator its first line names, and a DLA only that of this one. The ranges are
+the same min-max ones under both."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """``precision``: what the builder is told; "typed": what the graph says. ``cache``: with INT8 that it is told."""
+
+    model: Model
+    precision: Literal["typed", "fp32", "fp16", "int8"]
+    cache: CalibrationCache | None
+    float_layers: tuple[str, ...]
+
+
+def lower(request: CompileRequest, known: Features, release: str) -> Lowered:
+    """``known``, ``release``: of the TensorRT that will compile, "10.3.0". Raises ONX, CAL and BLD errors."""
+    model = _shaped(request)
+    if request.plugins is not None and request.situation is not None:
+        model = apply(model, model, request.plugins, request.situation)[0]
+    precision = request.engine.precision
+    if known.precision_flags:
+        skip = request.engine.quantize.skip if precision == "int8" else ()
+        return Lowered(model, precision, _cache(request, release), skip)
+    if precision == "int8" and request.scales is not None:
+        return Lowered(insert(model, request.scales, request.engine.quantize)[0], "typed", None, ())
+    if precision == "fp16":
+        from trtforge.backends.tensorrt_rtx_.half import convert
+
+        model = convert(model)[0]
+    return Lowered(model, "typed", None, ())
+
+
+def _shaped(request: CompileRequest) -> Model:
+    """With the recipe's shapes, as a DLA demands; with ranges in the recipe, as open as the model is."""
+    inputs = request.engine.inputs
+    if any(spec.range is not None for spec in inputs.values()):
+        return request.model
+    return freeze_inputs(request.model, {name: tuple(spec.shape) for name, spec in inputs.items()})
+
+
+def _cache(request: CompileRequest, release: str) -> CalibrationCache | None:
+    if request.engine.precision != "int8" or request.scales is None:
+        return None
+    algorithm = DLA_CACHE if request.target.is_dla else GPU_CACHE
+    return CalibrationCache.from_table(request.scales, tensorrt=release, algorithm=algorithm)
