@@ -28,14 +28,13 @@ from trtforge.backends.base import CompileRequest
 from trtforge.backends.tensorrt_rtx_.backend import TensorRTRtxBackend
 from trtforge.backends.tensorrt_rtx_.environment import driver_problem
 from trtforge.engines.machine import compute_capability
+from trtforge.gpu import GpuMemory, cuda_core
 from trtforge.graph.model import Model
 from trtforge.kernels.tensorrt import Loaded
 from trtforge.plugins.res2.function import CONVOLUTIONS, RANGES, float_function, quantized
 from trtforge.plugins.res2.launch import CHANNELS_IN, KERNEL_SET, WIDTHS, launches, workspace_bytes
 from trtforge.plugins.res2.pack import packed
 from trtforge.recipe.models import Engine
-from trtforge.runtime.windows.cuda import cuda_core
-from trtforge.runtime.windows.cuda_memory import GpuMemory
 from trtforge.scales.table import ScaleTable, TensorRange
 from trtforge.targets.model import Target
 

@@ -23,9 +23,10 @@ import numpy as np
 from trtforge.backends.base import TensorSpec
 from trtforge.backends.tensorrt_rtx_.environment import driver_problem
 from trtforge.engines.machine import compute_capability
+from trtforge.gpu import GpuMemory, cuda_core
 from trtforge.runtime.windows.cubins import WINDOWS
-from trtforge.runtime.windows.cuda import Adder, Feed, Launcher, Slicer, cuda_core, run_on_gpu
-from trtforge.runtime.windows.cuda_memory import GpuMemory, Layout
+from trtforge.runtime.windows.cuda import Adder, Feed, Launcher, Slicer, run_on_gpu
+from trtforge.runtime.windows.cuda_memory import Layout
 from trtforge.runtime.windows.loop import Window
 from trtforge.runtime.windows.weights import WindowWeights
 from trtforge.volumes.windows import Shape, WindowGrid

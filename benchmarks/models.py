@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import sys
+from importlib import util
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes" / "unet3d"))
+__all__ = ["SIZES", "bert", "bert_base", "resnet50", "save_external", "unet3d"]
 
-from topology import unet3d  # MLPerf's 3D-UNet, [n, 1, d, h, w], 31 M parameters
 
-__all__ = ["bert_base", "resnet50", "save_external", "unet3d"]
+def _topology(recipe: str) -> ModuleType:
+    """The script that builds a recipe's network; the recipes are in no package, and their scripts have one name."""
+    path = Path(__file__).parents[1] / "recipes" / recipe / "topology.py"
+    spec = util.spec_from_file_location(f"topology_{recipe}", path)
+    assert spec is not None and spec.loader is not None
+    module = util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+_bert = _topology("bert")
+SIZES, bert = _bert.SIZES, _bert.bert  # BERT of any size, as exporters spell it; "large": 335 M parameters
+unet3d = _topology("unet3d").unet3d  # MLPerf's 3D-UNet, [n, 1, d, h, w], 31 M parameters
+resnet50 = _topology("resnet50").resnet50  # v1.5, input [n, 3, 224, 224], logits [n, 1000], 25.5 M parameters
 
 
 class Builder:
@@ -40,18 +55,6 @@ class Builder:
     def random(self, *shape: int, scale: float) -> str:
         return self.value(self._random.standard_normal(shape, np.float32) * np.float32(scale))
 
-    def conv(self, x: str, cin: int, cout: int, kernel: int, stride: int = 1) -> str:
-        """Convolution with bias; He-scaled weights keep the activations' size."""
-        return self.op(
-            "Conv",
-            x,
-            self.random(cout, cin, kernel, kernel, scale=(2.0 / (cin * kernel**2)) ** 0.5),
-            self.value(np.zeros(cout, np.float32)),
-            strides=[stride] * 2,
-            pads=[kernel // 2] * 4,
-            kernel_shape=[kernel] * 2,
-        )
-
     def linear(self, x: str, cin: int, cout: int) -> str:
         product = self.op("MatMul", x, self.random(cin, cout, scale=cin**-0.5))
         return self.op("Add", product, self.value(np.zeros(cout, np.float32)))
@@ -65,26 +68,6 @@ class Builder:
             self.weights,
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def resnet50() -> onnx.ModelProto:
-    """ResNet-50 v1.5 with folded batch normalisation: input [n, 3, 224, 224], 25.6 M parameters."""
-    b = Builder()
-    x = b.op("Relu", b.conv("input", 3, 64, 7, 2))
-    x = b.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
-    cin = 64
-    for stage, (width, blocks) in enumerate([(64, 3), (128, 4), (256, 6), (512, 3)]):
-        for block in range(blocks):
-            stride = 2 if stage and not block else 1
-            y = b.op("Relu", b.conv(x, cin, width, 1))
-            y = b.op("Relu", b.conv(y, width, width, 3, stride))
-            y = b.conv(y, width, 4 * width, 1)
-            skip = b.conv(x, cin, 4 * width, 1, stride) if not block else x
-            x = b.op("Relu", b.op("Add", y, skip))
-            cin = 4 * width
-    x = b.op("Flatten", b.op("GlobalAveragePool", x))
-    x = b.linear(x, cin, 1000)
-    return b.model({"input": (TensorProto.FLOAT, ["n", 3, 224, 224])}, x, 2)
 
 
 def bert_base(layers: int = 12, hidden: int = 768, heads: int = 12, length: int = 128) -> onnx.ModelProto:

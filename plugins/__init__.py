@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from trtforge.kernels.plugin import PluginKind
     from trtforge.surgery.op import Op
 
-NAMES = ("res2", "qkv-to-context", "instance-norm-relu", "pixel-shuffle-3d", "conv3d-small")
+NAMES = ("res2", "qkv-to-context", "instance-norm-relu", "pixel-shuffle-3d", "conv3d-small", "nms")
 """As a recipe's `surgery` and `plugins` name them. The folder has underscores."""
 
 WITH_KERNELS = ("res2", "instance-norm-relu", "pixel-shuffle-3d", "conv3d-small")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from trtforge.kernels.launch import Launch
-from trtforge.kernels.plugin import Fields, PluginKind, Size, Tensor
+from trtforge.kernels.plugin import Array, Fields, PluginKind, Size, Tensor
 from trtforge.plugins.instance_norm_relu.function import FLOAT, INT8
 from trtforge.plugins.instance_norm_relu.launch import KERNEL_SET, launches, workspace_bytes
 
@@ -26,10 +28,12 @@ class _InstanceNorm(PluginKind):
 
 
 class InstanceNormReluFloat(_InstanceNorm):
-    """x float32 or float16, linear; scale and bias float32."""
+    """x float32 or float16, linear; scale and bias float32, also where the graph's are float16."""
 
     name = FLOAT
     fields: ClassVar = {"epsilon": "float"}
+    weights = 2  # constants: ONNX wants them in x's type, the kernels in float32
+    half = True
 
     def accepts(self, position: int, tensors: Sequence[Tensor]) -> bool:
         this = tensors[position]
@@ -38,6 +42,9 @@ class InstanceNormReluFloat(_InstanceNorm):
         if position in (1, 2):
             return this.dtype == "float32"
         return this.dtype in ("float32", "float16") and this.dtype == tensors[0].dtype
+
+    def compile_weights(self, weights: Sequence[Array], fields: Fields) -> list[Array]:
+        return [values.astype(np.float32) for values in weights]
 
     def launches(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], fields: Fields) -> Sequence[Launch]:
         return launches(inputs[0].shape, inputs[0].dtype, fields["epsilon"])

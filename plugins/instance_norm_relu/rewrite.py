@@ -78,12 +78,12 @@ class InstanceNormReluRule(Rule):
 
 
 class Ours(Lowering):
-    """The IPluginV3 of this folder: INT8 in CDHW32, or FP32."""
+    """The IPluginV3 of this folder: INT8 in CDHW32, FP32 or FP16 in the linear layout."""
 
     name = "trtforge"
 
     def refuses(self, match: Match, view: View, situation: Situation) -> str:
-        if why := why_not_ours(situation, precisions=("int8", "fp32")):
+        if why := why_not_ours(situation, precisions=("int8", "fp32", "fp16")):
             return why
         if situation.sm is None or tuple(map(int, situation.sm.split("."))) < tuple(map(int, LOWEST_SM.split("."))):
             return f"its kernels need SM {LOWEST_SM} or later, and the target has {situation.sm or 'no GPU'}"

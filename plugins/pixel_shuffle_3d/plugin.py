@@ -17,6 +17,7 @@ class PixelShuffle3d(PluginKind):
     kernels = KERNEL_SET
     tensors: ClassVar[tuple[str, ...]] = ("x", "y")
     types: ClassVar[tuple[str, ...]] = ("float32", "float16")
+    half: ClassVar[bool] = True
     layout = "linear"
 
     def accepts(self, position: int, tensors: Sequence[Tensor]) -> bool:
@@ -55,6 +56,7 @@ class PixelShuffle3dInt8(PixelShuffle3d):
 
     name = "PixelShuffle3dInt8"
     types = ("int8",)
+    half = False
     layout = "cdhw32"
     fields: ClassVar = {"input_scale": "float", "output_scale": "float"}
 
@@ -64,6 +66,7 @@ class PixelShuffle3dConcatInt8(PixelShuffle3dConcat):
 
     name = "PixelShuffle3dConcatInt8"
     types = ("int8",)
+    half = False
     layout = "cdhw32"
     fields: ClassVar = {"input_scale": "float", "skip_scale": "float", "output_scale": "float"}
 

@@ -103,12 +103,12 @@ def _channels(view: View, tensor: str) -> int | None:
 
 
 class Ours(Lowering):
-    """The IPluginV3 of this folder: INT8 in CDHW32, or FP32."""
+    """The IPluginV3 of this folder: INT8 in CDHW32, FP32 or FP16 in the linear layout."""
 
     name = "trtforge"
 
     def refuses(self, match: Match, view: View, situation: Situation) -> str:
-        if why := why_not_ours(situation, precisions=("int8", "fp32")):
+        if why := why_not_ours(situation, precisions=("int8", "fp32", "fp16")):
             return why
         if situation.precision != "int8":
             return ""

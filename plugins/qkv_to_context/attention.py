@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto, defs, helper
 from packaging.version import InvalidVersion, Version
 
-from trtforge.plugins.qkv_to_context.emit import Emitter, bias_values, weight_values
+from trtforge.plugins.qkv_to_context.emit import Emitter, bias_values, weight_dtype, weight_values
 from trtforge.plugins.qkv_to_context.structure import Attention, attention_of
 from trtforge.recipe.models import LoweringName
 from trtforge.surgery.op import Lowered, Lowering, Names, Situation
@@ -22,10 +22,6 @@ FIRST_TENSORRT = "10.14"
 RTX_HEAD_SIZES = range(9, 257)
 """Head sizes for which TensorRT-RTX 1.7.1 has a kernel, measured with a mask for SM 7.5, 8.0, 8.6, 8.9 and 12.0: 8 and
 257 fail."""
-
-
-_BROADCASTING = ("tensorrt", "tensorrt_rtx")
-"""Backends that broadcast a mask over the queries; onnxruntime 1.32 refuses one of [B, 1, 1, S]."""
 
 
 class AttentionOperator(Lowering):
@@ -43,7 +39,7 @@ class AttentionOperator(Lowering):
         found = attention_of(match)
         if situation.dla:
             return "the DLA has no Attention"
-        if why := _too_old(view):
+        if why := _no_way_up(view):
             return why
         if situation.backend == "tensorrt_rtx":
             return _rtx_refuses(found, situation, match)
@@ -62,9 +58,9 @@ class AttentionOperator(Lowering):
         else:
             operands = _projections(emit, x, found, view)
         mask = _mask(emit, found, view)
-        if mask and situation.backend not in _BROADCASTING:
+        if mask:
             mask = _square(emit, mask, x)
-        half, dtype = situation.precision == "int8", weight_values(found.parts[0].projection, view).dtype
+        half, dtype = situation.precision == "int8", weight_dtype(found.parts[0].projection, view)
         inputs = [*operands, *([mask] if mask else [])]
         if half:
             inputs = [emit.add("Cast", [name], to=TensorProto.FLOAT16) for name in inputs]
@@ -115,21 +111,11 @@ def _tensorrt_refuses(situation: Situation) -> str:
     return ""
 
 
-def _too_old(view: View) -> str:
-    """Why the model's other nodes do not mean the same under opset 23."""
-    advice = "put `upgrade-opset` at the head of `surgery`"
-    if view.opset < 13:
-        return f"Attention needs opset {OPSET} and the model has {view.opset}: {advice}"
-    for node in view.nodes(*{node.op_type for node in view.graph.node}):
-        if not defs.has(node.op_type, max_inclusive_version=OPSET):
-            continue
-        schema = defs.get_schema(node.op_type, OPSET)
-        changed = schema.since_version > view.opset
-        attributes = {each.name for each in node.attribute}
-        unknown = attributes - set(schema.attributes)
-        bare_split = node.op_type == "Split" and view.opset < 18 and len(node.input) < 2
-        if changed and (unknown or bare_split or schema.deprecated):
-            return f"Attention needs opset {OPSET}, where {node.op_type} {label(node)!r} is spelled otherwise: {advice}"
+def _no_way_up(view: View) -> str:
+    """Why the model cannot be converted to opset 23, which happens when the nodes are put in."""
+    for operator, node in view.first_of.items() if view.opset < OPSET else ():
+        if defs.has(operator, max_inclusive_version=OPSET) and defs.get_schema(operator, OPSET).deprecated:
+            return f"Attention needs opset {OPSET}, which has no {operator}: {label(node)!r} cannot be converted"
     return ""
 
 
@@ -188,7 +174,7 @@ def _mask(emit: Emitter, found: Attention, view: View) -> str:
         return ""
     made = mask.tensor
     if mask.kind != "add":
-        dtype = weight_values(found.parts[0].projection, view).dtype
+        dtype = weight_dtype(found.parts[0].projection, view)
         values = [emit.constant("kept", 0.0, dtype), emit.constant("hidden", mask.fill, dtype)]
         made = emit.add("Where", [made, *(values if mask.kind == "keep" else values[::-1])])
     shape = view.shape(mask.tensor)
@@ -198,7 +184,11 @@ def _mask(emit: Emitter, found: Attention, view: View) -> str:
 
 
 def _square(emit: Emitter, mask: str, x: str) -> str:
-    """The mask with its last two axes at their full length."""
+    """The mask with its last two axes at their full length.
+
+    TensorRT would broadcast [B, 1, 1, S] over the queries, and onnxruntime 1.32, which computes what was given to the
+    compiler when a build is verified, refuses it.
+    """
     length = emit.add("Shape", [x], start=1, end=2)
     return emit.add("Expand", [mask, emit.add("Concat", [length, length], axis=0)])
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from trtforge.graph.weights import read_tensor
 from trtforge.plugins.qkv_to_context.structure import Attention, Part, Rows, attention_of
@@ -64,7 +64,7 @@ class Emitter:
         columns = part.columns(found.heads, found.head_size)
         whole = len(columns) == made.width and (columns == np.arange(made.width)).all()
         weight = self.add("Transpose", [made.weight], perm=[1, 0]) if made.transposed else made.weight
-        bias = made.bias or self.constant("no_bias", np.zeros(made.width), weight_values(made, view).dtype)
+        bias = made.bias or self.constant("no_bias", np.zeros(made.width), weight_dtype(made, view))
         if whole:
             return weight, bias
         index = self.constant("columns", columns)
@@ -108,10 +108,25 @@ def weight_values(made: Projection, view: View) -> Array:
     return values.T if made.transposed else values
 
 
+def weight_dtype(made: Projection, view: View) -> np.dtype[Any]:
+    """Of the weight, which is not read."""
+    stored = _stored(made.weight, view)
+    return np.dtype(helper.tensor_dtype_to_np_dtype(stored.data_type))
+
+
+def _stored(tensor: str, view: View) -> TensorProto:
+    """The constant that a tensor is, or is the Transpose or Identity of."""
+    while (stored := view.index.constant(tensor)) is None:
+        node = view.index.producer(tensor)
+        assert node is not None  # the rule takes constants, their Transpose and their Identity
+        tensor = node.input[0]
+    return stored
+
+
 def bias_values(made: Projection, view: View) -> Array:
     """[width]; zeros where there is none."""
     if not made.bias:
-        return np.zeros(made.width, weight_values(made, view).dtype)
+        return np.zeros(made.width, weight_dtype(made, view))
     return _constant(made.bias, view).reshape(-1)
 
 

@@ -575,10 +575,45 @@ def test_topk_head(parse, values) -> None:
     np.testing.assert_array_equal(values(result, feeds)["topk_index"], expected)
 
 
+@pytest.mark.parametrize("argmax", ["ArgMax<axis = 1, keepdims = 0>(l)", "ArgMax<axis = -1, keepdims = 0>(p)"])
+@pytest.mark.parametrize("outputs", ["float[n, 5] p, int64[n] c", "int64[n] c, float[n, 5] p"])
+def test_topk_head_takes_the_classes_of_the_same_scores_along(parse, values, argmax: str, outputs: str) -> None:
+    model = parse(f"""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[n, 5] x) => ({outputs}) {{ l = Neg(x)  p = Softmax(l)  c = {argmax} }}
+    """)
+    result, report = apply(model, "topk-head")
+    assert report.modified and ops(result) == ["Neg", "TopK"]
+    assert report.reason == f"{', '.join(value.name for value in model.proto.graph.output)} became topk_index"
+    feeds = {"x": weight(7, 5)}
+    np.testing.assert_array_equal(values(result, feeds)["topk_index"][:, 0], values(model, feeds)["c"])
+
+
+def test_topk_head_leaves_a_softmax_that_others_read(parse, values) -> None:
+    model = parse("""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[n, 5] x) => (float[n, 5] p, int64[n] c) {
+            [softmax] p = Softmax(x)  t = Neg(p)  c = ArgMax<axis = 1, keepdims = 0>(t)
+        }
+    """)
+    result, report = apply(model, "topk-head")
+    assert not report.modified and report.reason == "the output 'c' is the ArgMax of something else than 'p'"
+    assert result.proto == model.proto
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("g (float[2, 5] x) => (float[2, 5] y) { y = Relu(x) }", "not produced by a Softmax"),
+        (
+            "g (float[2, 5] x) => (float[2, 5] y, int64[5] z) { y = Softmax(x) z = ArgMax<axis = 0, keepdims = 0>(x) }",
+            "is not taken over axis 1",
+        ),
+        (
+            "g (float[2, 5] x) => (float[2, 5] y, int64[2, 1] z) "
+            "{ y = Softmax(x) z = ArgMax<axis = 1, select_last_index = 1>(x) }",
+            "takes the last of equal scores, and TopK the first",
+        ),
         ("g (float[2, 5] x) => (float[2, 5] y) { y = Softmax<axis = 0>(x) }", "does not normalise over axis 1"),
         ("g (float[2] x) => (float[2] y, float[2] z) { y = Relu(x)  z = Neg(x) }", "2 outputs"),
     ],

@@ -92,3 +92,32 @@ def test_a_method_of_calibration_has_its_own_table(workshop) -> None:
     second = engine(workshop.build("--set", "engines.net.calibration.method=minmax-fused"))
     assert second["version"] == 2
     assert len(list((workshop.cache / "scales").glob("*.json"))) == 2
+
+
+def test_relu6_as_relu_takes_the_ranges_of_relu6(workshop) -> None:
+    """Gathered behind the pass they would grow, and what the Clips cut off would come through."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(workshop.write_model())
+    graph = model.graph
+    for name, value in (("low", 0.0), ("high", 6.0)):
+        graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    weight = next(each for each in graph.initializer if each.name == "w0")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 20, "w0"))
+    graph.node[1].CopyFrom(helper.make_node("Clip", ["c0", "low", "high"], ["r0"], name="relu0"))
+    onnx.save(model, workshop.root / "models/net.onnx")
+    strict = ("at_least: 0.9}", "at_least: 0.99}")
+    workshop.bend("clip", strict)
+    workshop.bend("relu", strict, ("[infer-shapes]", "[infer-shapes, relu6-to-relu]"))
+    made = {}
+    for name in ("clip", "relu"):
+        assert workshop.forge("calibrate", f"recipes/{name}.yaml", "--out", "recipes").code == 0
+        made[name] = json.loads((workshop.root / "recipes/net.scales.json").read_text())["ranges"]
+        assert engine(workshop.build(recipe=name))["parity"]["passed"]
+    assert made["clip"] == made["relu"]
+    assert made["relu"]["r0"]["max"] == 6.0 < made["relu"]["c0"]["max"]
+    workshop.bend("listed", strict, ("{set: ../data/cal.yaml}", "{scales: net.scales.json}"),
+                  ("[infer-shapes]", "[infer-shapes, relu6-to-relu]"))  # fmt: skip
+    assert engine(workshop.build(recipe="listed"))["parity"]["passed"]

@@ -53,6 +53,23 @@ def outputs(model: Model, seed: int = 0) -> list[np.ndarray]:
     return session.run(None, feeds)
 
 
+def test_names_inside_subgraphs_are_not_fresh() -> None:
+    """A new tensor called as one of a branch's own would be hidden there, and ONNX allows no name twice."""
+    branch = """
+        net (bool c, float[2] x) => (float[2] y) {
+            y = If (c) <
+                then_branch = then () => (float[2] made) { made = Add (x, x) },
+                else_branch = other () => (float[2] out) <float[2] kept = {1.0, 2.0}> { [inner] out = Mul (x, kept) }
+            >
+        }
+    """
+    proto = onnx.parser.parse_model('<ir_version: 9, opset_import: ["" : 18]>' + branch)
+    names = names_of(Model(proto))
+    for taken in ("x", "y", "made", "out", "kept", "inner"):
+        assert names.fresh(taken) == f"{taken}_1"
+    assert names.fresh("free") == "free"
+
+
 def test_nothing_to_replace_gives_the_model_itself(net: Model) -> None:
     assert swap(net, []) is net
 

@@ -17,6 +17,8 @@ def inline_known_branches(graph: GraphProto, values: Callable[[TensorProto], np.
     ``values`` reads a weight, wherever its bytes are.
     The node's outputs keep their names; tensors of the branch keep theirs where they are free.
     """
+    if all(node.op_type != "If" for node in graph.node):
+        return 0
     index = Index(graph)
     taken = index.names()
     nodes: list[NodeProto] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnx import GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
 
 class Index:
@@ -57,6 +57,13 @@ class Index:
         return {value.name for value in self.graph.input} | set(self.initializers) | self.sparse | set(self.producers)
 
 
+_NO_GRAPHS = frozenset(AttributeProto.AttributeType.values()) - {
+    AttributeProto.UNDEFINED,
+    AttributeProto.GRAPH,
+    AttributeProto.GRAPHS,
+}
+
+
 def in_order(nodes: list[NodeProto]) -> list[NodeProto]:
     """The nodes so that producers come before consumers; already sorted ones stay exactly as they are.
 
@@ -87,7 +94,8 @@ def in_order(nodes: list[NodeProto]) -> list[NodeProto]:
 
 def used_names(node: NodeProto) -> list[str]:
     """Distinct outer tensors a node reads, directly or from its subgraphs, in order."""
-    names = dict.fromkeys(name for name in node.input if name)
+    names = dict.fromkeys(node.input)
+    names.pop("", None)
     for subgraph in subgraphs(node):
         names.update(dict.fromkeys(captured_names(subgraph)))
     return list(names)
@@ -104,9 +112,23 @@ def fresh_name(wanted: str, taken: set[str]) -> str:
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     for attribute in node.attribute:
+        if attribute.type in _NO_GRAPHS:  # nearly always: the fields below cost far more to look at
+            continue
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def names_within(graph: GraphProto) -> set[str]:
+    """Every tensor name of a graph and of the graphs inside it."""
+    names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    names |= {sparse.values.name for sparse in graph.sparse_initializer}
+    for node in graph.node:
+        names.update(node.output)
+        for subgraph in subgraphs(node):
+            names |= names_within(subgraph)
+    names.discard("")
+    return names
 
 
 def captured_names(graph: GraphProto) -> list[str]:

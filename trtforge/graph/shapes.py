@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from trtforge.errors.graph import DynamicShape, InvalidGraph, ShapeMismatch, UnknownInput
 from trtforge.graph.model import Model
@@ -97,9 +97,16 @@ def output_specs(model: Model) -> dict[str, TensorType]:
 
 
 def value_type(value: ValueInfoProto) -> TensorType:
-    kind = value.type.tensor_type
-    if not value.type.HasField("tensor_type"):
-        return TensorType(value.type.WhichOneof("value") or "unknown", None)
+    return _type_of(value.type.SerializeToString())
+
+
+@functools.lru_cache(4096)
+def _type_of(serialized: bytes) -> TensorType:
+    """Of a TypeProto. A graph has thousands of tensors and some dozens of types: each is taken apart once."""
+    stated = TypeProto.FromString(serialized)
+    kind = stated.tensor_type
+    if not stated.HasField("tensor_type"):
+        return TensorType(stated.WhichOneof("value") or "unknown", None)
     shape: Shape | None = None
     if kind.HasField("shape"):
         shape = tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in kind.shape.dim)

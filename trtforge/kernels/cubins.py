@@ -54,10 +54,20 @@ class KernelSet:
     def compile(self, sms: Sequence[str]) -> dict[str, bytes]:
         """Compute capability ("8.0") -> cubin, from trtforge's cache where it was compiled before.
 
-        Raises MissingPackage, KernelNotCompiled.
+        Where NVRTC is missing, those that a kit brought (`give`). Raises MissingPackage, KernelNotCompiled.
         """
-        nvrtc = _Nvrtc(self)
+        try:
+            nvrtc = _Nvrtc(self)
+        except MissingPackage:
+            given = {sm: _given(self, sm) for sm in sms}
+            if not all(path.is_file() for path in given.values()):
+                raise
+            return {sm: path.read_bytes() for sm, path in given.items()}
         return {sm: _kept(self, sm, nvrtc) for sm in sms}
+
+    def give(self, sm: str, cubin: bytes) -> None:
+        """Keep a binary of these very sources that was compiled elsewhere. Raises OSError."""
+        write_bytes(_given(self, sm), cubin)
 
     def file_name(self, sm: str) -> str:
         """What the cubin for a compute capability is called beside an engine: `windows.sm80.cubin`."""
@@ -156,6 +166,11 @@ def _kept(kernels: KernelSet, sm: str, nvrtc: _Nvrtc) -> bytes:
     if not path.is_file():
         write_bytes(path, nvrtc.compile(sm))
     return path.read_bytes()
+
+
+def _given(kernels: KernelSet, sm: str) -> Path:
+    digest = digest_json({"sources": kernels.digests(), "options": OPTIONS, "sm": sm})
+    return cache_dir() / "cubins" / "given" / f"{digest}.cubin"
 
 
 def _digest(kernels: KernelSet, sm: str, nvrtc: _Nvrtc) -> str:

@@ -53,7 +53,8 @@ class PluginKind(ABC):
     """One operator of ours in TensorRT: namespace "trtforge", version "1", name as the ONNX function.
 
     ``fields``: attribute -> its type. ``tensors``: what launches call the inputs, then the outputs. ``weights``: how
-    many of the inputs, the last ones, are constants that the kernels read in an order of their own.
+    many of the inputs, the last ones, are constants that the kernels read in an order, or a type, of their own.
+    ``half``: a graph in float16 may have it, with all float inputs and outputs of the ONNX function in float16.
     """
 
     name: ClassVar[str]
@@ -61,6 +62,7 @@ class PluginKind(ABC):
     tensors: ClassVar[tuple[str, ...]]
     fields: ClassVar[Mapping[str, Literal["int", "float", "ints", "floats"]]] = {}
     weights: ClassVar[int] = 0
+    half: ClassVar[bool] = False
 
     @abstractmethod
     def accepts(self, position: int, tensors: Sequence[Tensor]) -> bool:

@@ -25,6 +25,7 @@ Cubins = Mapping[str, bytes]
 """Compute capability -> cubin of the plugin's kernels; empty while building."""
 
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
+_NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 
 def register(trt: Any, kind: PluginKind, cubins: Cubins) -> Any:
@@ -84,8 +85,8 @@ def _plugin_class(trt: Any) -> type:
             return Plugin(self.kind, self.cubins, self.fields)
 
         def get_output_data_types(self, input_types: Any) -> Any:
-            known = {dtype: getattr(trt.DataType, name) for name, dtype in _TYPES.items()}
-            return [known[dtype] for dtype in self.kind.output_types([_TYPES[each.name] for each in input_types])]
+            made = self.kind.output_types([_dtype(each) for each in input_types])
+            return [getattr(trt.DataType, _NAMES.get(dtype, dtype.upper())) for dtype in made]
 
         def get_output_shapes(self, inputs: Any, shape_inputs: Any, builder: Any) -> Any:
             shapes = [[_Size(trt, builder, size) for size in dims] for dims in inputs]
@@ -213,9 +214,14 @@ class _Size:
         return self._with("FLOOR_DIV", other)
 
 
+def _dtype(kind: Any) -> str:
+    """A type that no plugin of ours takes keeps TensorRT's name, "bf16": no plugin accepts it, and TensorRT says so."""
+    return _TYPES.get(kind.name, str(kind.name).lower())
+
+
 def _tensor(desc: Any, dims: Any = None) -> Tensor:
     shape = tuple(int(size) for size in (desc.dims if dims is None else dims))
-    return Tensor(_TYPES.get(desc.type.name, desc.type.name.lower()), desc.format.name.lower(), shape)
+    return Tensor(_dtype(desc.type), desc.format.name.lower(), shape)
 
 
 _NUMPY = {"int": np.int32, "ints": np.int32, "float": np.float32, "floats": np.float32}

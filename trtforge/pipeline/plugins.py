@@ -29,16 +29,27 @@ class Planned:
     model: Model
 
 
-def steps(job: Job) -> list[str | Pass]:
-    """`surgery` as passes on the float graph: a plugin's place is taken by the pass that it wants there, if any."""
+def steps(job: Job, *, measured: bool = False) -> list[str | Pass]:
+    """`surgery` as passes on the float graph: a plugin's place is taken by the pass that it wants there, if any.
+
+    ``measured``: those of the graph that ranges are gathered on.
+    """
     ops = plugins.ops()
     found: list[str | Pass] = []
     for name in job.engine.surgery:
+        if measured and name in late(job):
+            continue
         if name not in ops:
             found.append(name)
         elif (before := ops[name].before) is not None:
             found += [FixSizes({name: spec.shape for name, spec in job.engine.inputs.items()}), before]
     return found
+
+
+def late(job: Job) -> list[str]:
+    """The passes of `surgery` whose graph takes the ranges of the graph without them."""
+    known = available()
+    return [name for name in job.engine.surgery if name in known and known[name].ranges_from_before]
 
 
 def used(job: Job) -> list[Op]:
@@ -89,13 +100,13 @@ def plan(job: Job, model: Model, scales: ScaleTable | None) -> Planned:
 def explained(job: Job, model: Model) -> Planned:
     """The plan without calibrating for it: ranges of an earlier calibration, or the assumption that all are there."""
     from trtforge.graph.digests import digests
-    from trtforge.pipeline.prepare import scales_path
+    from trtforge.pipeline.prepare import measured, scales_path
 
     scales = None
     if job.engine.precision == "int8":
         if job.scales_file is not None:
             scales = ScaleTable.load(job.scales_file)
-        elif job.calibration_set is not None and (path := scales_path(job, digests(model))).exists():
+        elif job.calibration_set is not None and (path := scales_path(job, digests(measured(job, model)))).exists():
             scales = ScaleTable.load(path)
     return plan(job, model, scales)
 

@@ -62,6 +62,13 @@ def surgery(job: Job) -> SurgeryResult:
         raise plugins.unknown(job, error) from error
 
 
+def measured(job: Job, model: Model) -> Model:
+    """The graph that ranges are gathered on: ``model``, after surgery, but for passes that keep those before."""
+    if job.engine.precision != "int8" or not plugins.late(job):
+        return model
+    return perform(io.load(job.model.path), plugins.steps(job, measured=True)).model
+
+
 def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Prepared:
     """Surgery, then calibration (or the table the recipe names). ``fresh`` ignores a cached table.
 
@@ -69,10 +76,11 @@ def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Pre
     """
     result = surgery(job)
     check_classes(job, result.model)
-    identity = digests(result.model)
+    source = measured(job, result.model)
+    identity = digests(source)
     if job.scales_file is not None:
         table = ScaleTable.load(job.scales_file)
-        said = preprocessing(job.engine.inputs)
+        said = preprocessing(job.sample_inputs)
         check_matches(table, identity, preprocessing=said, where=str(job.scales_file), next=RECALIBRATE)
         return _planned(job, result, identity, table, job.scales_file, reused=True)
     if job.calibration_set is None:
@@ -83,7 +91,7 @@ def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Pre
     with FileLock(path.with_suffix(".lock")):
         if not fresh and (cached := _cached(path, progress)) is not None:
             return _planned(job, result, identity, cached, path, reused=True)
-        made = _calibrate(job, result.model, path, fresh, progress)
+        made = _calibrate(job, source, path, fresh, progress)
     return _planned(job, result, identity, made, path, reused=False)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,10 @@ from trtforge.errors.verify import VerificationMissed
 from trtforge.evaluate.parity import ParityReport, compare, largest
 from trtforge.evaluate.reference import reference_session
 from trtforge.pipeline import reference
+from trtforge.pipeline.job import in_types
 from trtforge.pipeline.outputs import Write, writer
 from trtforge.progress import QUIET, Progress
-from trtforge.recipe.models import Engine, Verify
+from trtforge.recipe.models import Engine, InputSpec, Verify
 from trtforge.samples.base import SampleSet
 from trtforge.samples.load import open_files, open_set
 
@@ -78,9 +79,9 @@ def run(
     """
     manifest = version.manifest
     engine = Engine.model_validate(manifest.recipe)
-    samples = _samples(paths, engine)
     backend = registry.get(manifest.backend)  # type: ignore[arg-type]  # checked by open_engine
     session = backend.load(version.path, manifest.report)
+    samples = _samples(paths, in_types(engine.inputs, {spec.name: spec.dtype for spec in session.inputs}))
     seen = _seen(manifest, samples)
     with nullcontext() if out is None else writer(out, f"trtforge {manifest.backend}") as write:
         if not compare_with_fp32:
@@ -112,10 +113,10 @@ def _compare(
     )
 
 
-def _samples(paths: Sequence[Path], engine: Engine) -> SampleSet:
+def _samples(paths: Sequence[Path], inputs: Mapping[str, InputSpec]) -> SampleSet:
     if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml"):
-        return open_set(paths[0], engine.inputs)
-    return open_files(paths, engine.inputs)
+        return open_set(paths[0], inputs)
+    return open_files(paths, inputs)
 
 
 def _seen(manifest: Manifest, samples: SampleSet) -> list[str]:

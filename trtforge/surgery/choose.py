@@ -93,7 +93,8 @@ def choose(model: Model, ops: Sequence[Op], preferences: Preferences, situation:
 def _choice(op: Op, match: Match, view: View, wanted: Sequence[LoweringName] | None, situation: Situation) -> Choice:
     offered = {lowering.name: lowering for lowering in op.lowerings}
     refused: list[tuple[LoweringName, str]] = []
-    for name in wanted if wanted is not None else (*offered, "plain"):
+    usual = [lowering.name for lowering in op.lowerings if not lowering.only_if_named]
+    for name in wanted if wanted is not None else (*usual, "plain"):
         if name == "plain":
             return Choice(op, match, None, tuple(refused))
         if name not in offered:

@@ -117,6 +117,8 @@ class Lowering(ABC):
     """One way to compute the meaning on a target."""
 
     name: ClassVar[LoweringName]
+    only_if_named: ClassVar[bool] = False
+    """Chosen only where the recipe names it: what it needs cannot be seen from here."""
 
     @abstractmethod
     def refuses(self, match: Match, view: View, situation: Situation) -> str:

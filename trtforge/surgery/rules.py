@@ -90,6 +90,11 @@ class View:
     def types(self) -> dict[str, shapes.TensorType]:
         return shapes.tensor_types(self.model)
 
+    @cached_property
+    def first_of(self) -> dict[str, NodeProto]:
+        """The first node of each operator of the standard domain."""
+        return {node.op_type: node for node in reversed(self.graph.node) if is_op(node, node.op_type)}
+
     def nodes(self, *operators: str) -> list[NodeProto]:
         """Nodes of the standard domain with one of these operators, in graph order."""
         return [node for node in self.graph.node if is_op(node, *operators)]

@@ -10,15 +10,21 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from onnx import ModelProto, NodeProto, helper
 
-from trtforge.graph.index import Index, in_order, subgraphs, used_names
+from trtforge.graph.index import in_order, names_within, subgraphs, used_names
 from trtforge.graph.model import Model
 from trtforge.surgery.op import Lowered, Names
 from trtforge.surgery.rules import Match
 
 
 def names_of(model: Model) -> Names:
-    """Fresh names for replacements in this model; one object for all of them."""
-    return Names(Index(model.proto.graph).names() | {node.name for node in model.proto.graph.node})
+    """Fresh names for replacements in this model; one object for all of them.
+
+    A name made or read anywhere inside a subgraph is taken too: there it would hide the new tensor.
+    """
+    taken = names_within(model.proto.graph)
+    for node in _everywhere(model.proto.graph.node):
+        taken.update((node.name, *node.input))
+    return Names(taken)
 
 
 def swap(model: Model, replacements: Sequence[tuple[Match, Lowered]]) -> Model:

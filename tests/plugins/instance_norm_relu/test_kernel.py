@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from trtforge.plugins.instance_norm_relu import launch
 from trtforge.plugins.instance_norm_relu.function import instance_norm_relu, instance_norm_relu_int8
+from trtforge.plugins.instance_norm_relu.plugin import KINDS
 
 Array = np.ndarray[Any, Any]
 SIZES = [(8, 16, 32), (16, 16, 16), (7, 5, 11), (1, 1, 1), (1, 1, 2), (4, 4, 4), (13, 33, 31), (3, 64, 70)]
 EPSILON = 1e-5
+FLOAT, _ = KINDS
 
 
 def parameters(channels: int, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -69,6 +71,21 @@ def test_float16_is_float64_rounded(normalized: Any, size: tuple[int, ...]) -> N
     apart = np.abs(got.view(np.int16).astype(int) - want.view(np.int16).astype(int))
     assert apart.max() <= 1
     assert (apart == 1).mean() < 0.01
+
+
+@pytest.mark.parametrize("size", [(8, 16, 32), (13, 33, 31), (1, 1, 2)])
+def test_float16_is_the_function_of_a_float16_graph(normalized: Any, run_function: Any, size: tuple[int, ...]) -> None:
+    """Its scale and bias are float16; the kernel gets the same values in float32. They are a unit of float16 apart at
+    most, beside what onnxruntime's float32 sums are off."""
+    rng = np.random.default_rng(8)
+    x = rng.normal(-1, 3, (2, 4, *size)).astype(np.float16)
+    scale, bias = (each.astype(np.float16) for each in parameters(4, rng))
+    want = run_function(instance_norm_relu(), x, scale, bias, epsilon=EPSILON)
+    got = normalized(x, *FLOAT.compile_weights([scale, bias], {}), EPSILON)
+    assert got.dtype == want.dtype == np.float16
+    apart = np.abs(got.astype(np.float32) - want.astype(np.float32))
+    assert (apart <= np.spacing(np.maximum(got, want)).astype(np.float32) + 4e-6).all()
+    assert (apart > 4e-6).mean() < 0.01
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

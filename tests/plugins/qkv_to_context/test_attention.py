@@ -11,7 +11,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from trtforge.backends.tensorrt_rtx_ import environment, half, ir, job
+from trtforge.backends.nvidia.process import run
+from trtforge.backends.tensorrt_rtx_ import environment, half, ir
+from trtforge.backends.tensorrt_rtx_.job import job
 from trtforge.errors.backend import CompilerRefused
 from trtforge.graph.model import Model
 from trtforge.graph.shapes import infer_shapes
@@ -128,7 +130,7 @@ def compiled(model: Model, folder: Path, sm: str) -> list[ir.Layer]:
     """The layers of the plan. Raises CompilerRefused."""
     source, plan = folder / "model.onnx", folder / "model.plan"
     onnx.save(model.proto, source)
-    job.run(job.CompileJob(source, plan, (sm,), 1 << 30, "compile"), timeout=60, progress=QUIET)
+    run(job(source, plan, (sm,), 1 << 30, "compile"), timeout=60, progress=QUIET)
     return ir.read_layers(plan)
 
 

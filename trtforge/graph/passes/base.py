@@ -50,6 +50,9 @@ class Pass(ABC):
     redefines: ClassVar[frozenset[Redefinition]] = frozenset()
     """What the pass changes on purpose: the shape of inputs, the set of outputs, the values of tensors."""
 
+    ranges_from_before: ClassVar[bool] = False
+    """INT8 ranges are gathered on the graph without this pass, and hold for the graph with it."""
+
     @property
     def doc(self) -> str:
         """The manual page."""

@@ -7,7 +7,7 @@ exactly those before, up to the order in which a kernel adds them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ _SELECTING = (
     "NMS_OPT_TRT",
 )
 """Operators that take boxes and scores raw; what follows them does not matter to a head."""
+_DECODING = ("Split", "Slice", "Gather", "Add", "Sub", "Mul", "Div", "Exp", "Neg", "Clip", "Min", "Max")
+"""What may lie between a head and a non-maximum suppression too: boxes are decoded, background is cut off."""
 
 
 class MergeSiblingConvs(Pass):
@@ -41,10 +43,10 @@ class MergeSiblingConvs(Pass):
 
     Merged are Conv nodes of group 1 with constant weights and the same kernel, strides, pads, dilations and
     auto_pad, when each is a head: behind it come only `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, `Transpose`,
-    `Concat`, `Identity`, `Sigmoid` and `Softmax`, up to graph outputs or a non-maximum suppression. Other siblings,
-    such as the two branches of a residual block, stay: their results go on into INT8 layers, where a Split in front
-    of the addition costs more than the wider convolution wins. Boxes decoded inside the graph (`Exp`, `Mul`, `Add`)
-    hide the box heads: cut the graph before the decoding.
+    `Concat`, `Identity`, `Sigmoid` and `Softmax`, up to graph outputs or a non-maximum suppression; in front of one
+    boxes may be decoded too (`Exp`, `Mul`, `Add` and the like). Other siblings, such as the two branches of a residual
+    block, stay: their results go on into INT8 layers, where a Split in front of the addition costs more than the wider
+    convolution wins. Boxes decoded in a graph without suppression hide the box heads: cut it before the decoding.
 
     In INT8 the merged output is one tensor with one scale, for boxes and scores both: calibrate after this pass,
     and verify.
@@ -59,10 +61,11 @@ class MergeSiblingConvs(Pass):
         with surgeon.edit(model.proto) as graph:
             names, opset = surgeon.FreshNames(graph), default_opset(model.proto) or 0
             ends, escaping = {tensor.name for tensor in graph.outputs}, surgeon.subgraph_outputs(graph)
+            around = _Suppression(graph)
             for source, siblings in _siblings(graph):
                 alike: dict[Hashable, list[gs.Node]] = {}
                 for conv in siblings:
-                    why = _obstacle(conv, ends, escaping)
+                    why = _obstacle(conv, ends, escaping, around)
                     if why:
                         stays = f"{_label(conv)!r}, one of {len(siblings)} Conv nodes on {source!r}, stays: {why}"
                     else:
@@ -92,7 +95,36 @@ def _label(node: gs.Node) -> str:
     return str(node.name or node.outputs[0].name)
 
 
-def _obstacle(conv: gs.Node, ends: set[str], escaping: set[str]) -> str:
+class _Suppression:
+    """Nodes in front of the non-maximum suppressions of a graph, and nodes behind them."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        chosen = [node for node in graph.nodes if node.op in _SELECTING]
+        self.before = _reached(chosen, _producers)
+        self.behind = _reached(chosen, _readers)
+
+
+def _reached(nodes: list[gs.Node], step: Callable[[gs.Node], list[gs.Node]]) -> set[int]:
+    """Ids of the nodes that one gets to from these, one step or more."""
+    found: set[int] = set()
+    waiting = list(nodes)
+    while waiting:
+        for node in step(waiting.pop()):
+            if id(node) not in found:
+                found.add(id(node))
+                waiting.append(node)
+    return found
+
+
+def _producers(node: gs.Node) -> list[gs.Node]:
+    return [producer for tensor in node.inputs for producer in tensor.inputs]
+
+
+def _readers(node: gs.Node) -> list[gs.Node]:
+    return [reader for tensor in node.outputs for reader in tensor.outputs]
+
+
+def _obstacle(conv: gs.Node, ends: set[str], escaping: set[str], around: _Suppression) -> str:
     """Why a convolution cannot be merged with any other, empty when it can."""
     if conv.attrs.get("group", 1) != 1:
         return f"it has {conv.attrs['group']} groups"
@@ -106,9 +138,10 @@ def _obstacle(conv: gs.Node, ends: set[str], escaping: set[str]) -> str:
         if not tensor.outputs and tensor.name not in ends:
             return f"nothing reads {tensor.name!r}"
         for node in tensor.outputs:
-            if node.op in _SELECTING:
+            if node.op in (*_SELECTING, "Shape") or id(node) in around.behind:
                 continue
-            if node.op not in _CLOSING or node.domain not in _STANDARD:
+            decodes = node.op in _DECODING and id(node) in around.before
+            if not (node.op in _CLOSING or decodes) or node.domain not in _STANDARD:
                 return f"it is not a head, {node.op} {_label(node)!r} comes behind it"
             if id(node) not in seen:
                 seen.add(id(node))

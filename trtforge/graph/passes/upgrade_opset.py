@@ -10,7 +10,7 @@ import onnx.inliner
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 from trtforge.errors.graph import PassFailed
-from trtforge.graph.index import Index, rename_tensors, subgraphs
+from trtforge.graph.index import names_within, rename_tensors, subgraphs
 from trtforge.graph.io import default_opset
 from trtforge.graph.model import Model
 from trtforge.graph.passes.base import Context, Pass, PassResult
@@ -53,7 +53,7 @@ class UpgradeOpset(Pass):
         if before < 13:
             infer_in_place(model)  # the conversion of Softmax is simpler where the rank is known
         proto = model.proto
-        kept = {name: f"kept{name}" for name in _all_names(proto.graph) if _INVENTED.fullmatch(name)}
+        kept = {name: f"kept{name}" for name in names_within(proto.graph) if _INVENTED.fullmatch(name)}
         rename_tensors(proto.graph, kept)
         try:
             converted = onnx.version_converter.convert_version(_without_functions(proto), self.target)
@@ -115,17 +115,9 @@ def _without_functions(proto: ModelProto) -> ModelProto:
     return copy
 
 
-def _all_names(graph: GraphProto) -> set[str]:
-    names = Index(graph).names()
-    for node in graph.node:
-        for subgraph in subgraphs(node):
-            names |= _all_names(subgraph)
-    return names
-
-
 def _own_names(graph: GraphProto, target: int) -> dict[str, str]:
     """Stable names for the tensors the converter added: numbered in the order of the graph."""
-    taken = _all_names(graph)
+    taken = names_within(graph)
     invented = sorted((name for name in taken if _INVENTED.fullmatch(name)), key=lambda name: int(name[3:]))
     names: dict[str, str] = {}
     number = 0
