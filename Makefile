@@ -6,13 +6,13 @@ FORGE  := $(BIN)/trtforge
 HELD_OUT := calib_data/photographs_heldout.yaml
 SCAN     := calib_data/phantoms/case_90001/imaging.nii.gz
 
-.PHONY: help demo test test-real lint format schema bench clean
+.PHONY: help demo test test-real validate lint format schema bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 # One environment for both commands: what `make demo` installs, `make test` need not fetch again.
-$(VENV)/installed: pyproject.toml CMakeLists.txt $(wildcard trtforge/runtime/windows/native/*)
+$(VENV)/installed: pyproject.toml CMakeLists.txt tests/native/bindings.py $(wildcard trtforge/runtime/windows/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "trtforge needs Python >= 3.11; say which: make PYTHON=python3.12 demo"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
@@ -20,6 +20,7 @@ $(VENV)/installed: pyproject.toml CMakeLists.txt $(wildcard trtforge/runtime/win
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,rtx,dev]'
+	$(BIN)/python tests/native/bindings.py
 	@touch $@
 
 demo: $(VENV)/installed ## build and run two networks on this machine, then compile them for A100, A30 and A2
@@ -45,6 +46,9 @@ test-real: $(VENV)/installed ## a network with real weights on real heads (insta
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps deepbet==1.0.2 nilearn==0.14.1
 	$(BIN)/python -m pytest -m real tests/real
+
+validate: $(VENV)/installed ## on a machine with a GPU: every GPU test and benchmark, and a report to send
+	$(BIN)/python tests/gpu/report.py --out validation.md
 
 lint: $(VENV)/installed ## ruff, mypy --strict, import layering, generated files current
 	$(BIN)/ruff check .

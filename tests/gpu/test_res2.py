@@ -18,11 +18,11 @@ import pytest
 
 from trtforge.backends.tensorrt_rtx_.environment import driver_problem
 from trtforge.engines.machine import compute_capability
+from trtforge.gpu import GpuMemory
 from trtforge.kernels.tensorrt import Loaded
 from trtforge.plugins.res2.function import CONVOLUTIONS, Quantized
 from trtforge.plugins.res2.launch import CHANNELS_IN, KERNEL_SET, LOWEST_SM, launches, workspace_bytes
 from trtforge.plugins.res2.pack import from_chw32, packed, to_chw32
-from trtforge.runtime.windows.cuda_memory import GpuMemory
 
 Array = np.ndarray[Any, Any]
 

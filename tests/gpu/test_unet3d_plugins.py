@@ -21,6 +21,7 @@ import pytest
 
 from trtforge.backends.tensorrt_rtx_.environment import driver_problem
 from trtforge.engines.machine import compute_capability
+from trtforge.gpu import GpuMemory
 from trtforge.kernels.cubins import KernelSet
 from trtforge.kernels.launch import Launch
 from trtforge.kernels.tensorrt import Loaded
@@ -30,7 +31,6 @@ from trtforge.plugins.instance_norm_relu import function as norm_function
 from trtforge.plugins.instance_norm_relu import launch as norm
 from trtforge.plugins.pixel_shuffle_3d import function as shuffle_function
 from trtforge.plugins.pixel_shuffle_3d import launch as shuffle
-from trtforge.runtime.windows.cuda_memory import GpuMemory
 
 Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, Array]

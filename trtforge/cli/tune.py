@@ -1,0 +1,125 @@
+"""`trtforge tune`: batch, SRAM and streams for a device, measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trtforge.cli.options import Json, NoProgress, Quiet, RecipePath, Set
+from trtforge.cli.ui import Ui
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(tune)
+
+
+def tune(
+    recipe: RecipePath,
+    engine: Annotated[
+        str, typer.Option("--only", metavar="ENGINE", help="The engine; needless when there is one")
+    ] = "",
+    set_: Set = None,
+    batches: Annotated[str, typer.Option("--batches", help="Batches to try")] = "1,2,4,8,16,32",
+    streams: Annotated[str, typer.Option("--streams", help="Executions at once, of one engine")] = "1,2",
+    srams: Annotated[str, typer.Option("--srams", help="KiB of managed SRAM, of an engine on a DLA")] = "512,1024",
+    latency: Annotated[
+        float | None, typer.Option("--latency", help="Longest 99th percentile of an execution, milliseconds")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="How long each combination is measured")] = 5.0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for engines and results; default `tune/<recipe>-<engine>`")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+) -> None:
+    """Measure which batch, SRAM and number of streams give most, on the device this runs on.
+
+    GPU and DLA cores are measured alone, then together. Every measurement is kept: stopped and started again, the
+    sweep goes on where it was.
+    """
+    ui = Ui(json=json, quiet=quiet, progress=not no_progress)
+    from trtforge.errors.tune import NothingRuns
+    from trtforge.files import write_bytes, write_json
+    from trtforge.pipeline.tune import Tuned
+    from trtforge.recipe.load import load
+    from trtforge.tune.journal import Journal
+    from trtforge.tune.report import draw, patch, to_json
+    from trtforge.tune.search import search
+    from trtforge.tune.space import Combination, Measured, Space
+
+    name = engine or _only_engine(load(recipe, overrides=set_ or ()).recipe.engines, recipe)
+    folder = out or Path("tune") / f"{recipe.stem}-{name}"
+    tuned = Tuned(recipe, tuple(set_ or ()), name, folder / "engines", seconds, ui)
+    sram_bytes = [size << 10 for size in _numbers(srams, "--srams")]
+    units = tuned.units(_numbers(batches, "--batches"), _numbers(streams, "--streams"), sram_bytes)
+    space = Space(units, latency)
+    journal = Journal(folder / "measurements.jsonl", tuned.facts())
+    before = len(journal.done)
+    if before:
+        ui.log(f"{before} measurements are there from before")
+
+    def measure(combination: Combination) -> Measured:
+        measured = tuned.measure(combination)
+        found = measured.problem or f"{measured.rate:.1f} samples/s, p99 {measured.p99:.2f} ms"
+        ui.log(f"{combination}: {found}")
+        return measured
+
+    best = search(space, journal.through(measure))
+    if best is None:
+        raise NothingRuns(
+            "nothing was found to run within the bounds",
+            where=str(journal.path),
+            why=next((each.problem for each in journal.done.values() if each.problem), "everything is too slow"),
+            next="allow a longer --latency, or try other --batches",
+        )
+    done = list(journal.done.values())
+    write_json(folder / "result.json", to_json(done, best, tuned.facts()))
+    write_bytes(folder / "result.svg", draw(done, best, f"{name} on {tuned.recipe.target.name}").encode())
+    for unit, _ in best.combination.parts:
+        write_bytes(folder / f"{unit}.yaml", patch(name, tuned.shapes, unit, best).encode())
+    ui.table(
+        f"{name}: best of {len(done)} combinations",
+        ("unit", "batch", "streams", "SRAM", "samples/s"),
+        [
+            (unit, each.batch, each.streams, f"{each.sram >> 10} KiB" if each.sram else "-", f"{best.rates[unit]:.1f}")
+            for unit, each in best.combination.parts
+        ],
+        right="batch,streams,samples/s",
+    )
+    ui.say(f"together {best.rate:.1f} samples/s, p99 {best.p99:.2f} ms; {folder}/result.svg shows all, the .yaml files")
+    ui.say("beside it are the lines for a recipe of each unit")
+    ui.result(
+        "tune",
+        {"engine": name, "best": best.to_json() | {"rate": best.rate}, "measured": len(done), "out": str(folder)},
+    )
+
+
+def _only_engine(engines: object, recipe: Path) -> str:
+    from trtforge.errors.usage import WrongUsage
+
+    names = list(engines)  # type: ignore[call-overload]
+    if len(names) == 1:
+        return str(names[0])
+    raise WrongUsage(
+        "one engine is tuned at a time",
+        where=str(recipe),
+        why=f"it has {', '.join(names)}",
+        next="name it: --only NAME",
+    )
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    from trtforge.errors.usage import WrongUsage
+
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise WrongUsage(
+            f"{option} takes whole numbers, separated by commas", why=f"{text!r} was given", next=f"{option} 1,2,4"
+        )
+    return sorted(set(found))

@@ -1,0 +1,148 @@
+"""`trtforge tune`: a recipe's engine built for many settings and measured under load, on the device that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtforge.backends.base import Session
+from trtforge.errors.backend import NeedsDevice
+from trtforge.errors.base import TrtforgeError
+from trtforge.errors.tune import CannotTune
+from trtforge.pipeline.build import build
+from trtforge.pipeline.job import Job, plan
+from trtforge.progress import QUIET, Progress
+from trtforge.recipe.load import LoadedRecipe, load
+from trtforge.targets.load import get
+from trtforge.tune.load import Stream, under_load
+from trtforge.tune.space import Combination, Measured, Setting, Unit
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """``path``, ``overrides``: of the recipe. ``store``: for its engines. ``seconds``: of a measurement."""
+
+    path: Path
+    overrides: tuple[str, ...]
+    engine: str
+    store: Path
+    seconds: float
+    progress: Progress = QUIET
+
+    @cached_property
+    def recipe(self) -> LoadedRecipe:
+        return load(self.path, overrides=self.overrides)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The recipe's, by input. Raises CannotTune when the batch is not open."""
+        from trtforge.graph import io
+        from trtforge.graph.shapes import input_specs
+
+        engine = self.recipe.recipe.engines[self.engine]
+        (job,) = plan(self.recipe, only=[self.engine], store=self.store)
+        known = input_specs(io.load(job.model.path))
+        fixed = [name for name in engine.inputs if name not in known or not _open_batch(known[name].shape)]
+        if fixed or engine.volume_input is not None:
+            why = f"the model states the first size of {fixed[0]!r}" if fixed else "it takes windows of a volume"
+            raise CannotTune(
+                f"the engine {self.engine} has no batch to choose",
+                where=self.recipe.place(("engines", self.engine, "inputs")),
+                why=why,
+                next="export the model with an open batch; for volumes `trtforge run` prints what a scan takes",
+            )
+        return {name: tuple(spec.shape) for name, spec in engine.inputs.items()}
+
+    def units(self, batches: Sequence[int], streams: Sequence[int], srams: Sequence[int]) -> tuple[Unit, ...]:
+        """Those of the recipe's device: its GPU and every core of its DLA, or this machine's CPU."""
+        from trtforge.tune.space import settings
+
+        target = self.recipe.target
+        if target.kind == "host":
+            return (Unit("cpu", "cpu", settings(batches, streams)),)
+        gpu = Unit("gpu", "gpu", settings(batches, streams))
+        if target.kind == "discrete":
+            return (gpu,)
+        dla = self._dla_target()
+        cores = dla.dla.cores if dla is not None and dla.dla is not None else 0
+        return (gpu, *(Unit(f"dla{core}", "dla", settings(batches, streams, srams)) for core in range(cores)))
+
+    def _dla_target(self) -> Any:
+        try:
+            return get(f"{self.recipe.target.device}/dla")
+        except TrtforgeError:
+            return None
+
+    def measure(self, combination: Combination) -> Measured:
+        """Build what is not there, load a session a stream, run them all at once. A failure is in the result."""
+        try:
+            loaded = {unit: self._streams(unit, setting) for unit, setting in combination.parts}
+            executions, p99 = under_load(loaded, self.seconds)
+        except NeedsDevice:
+            raise
+        except TrtforgeError as error:
+            return Measured(combination, {}, 0.0, f"{error.code} {error.what}: {error.why}")
+        batches = {unit: setting.batch for unit, setting in combination.parts}
+        return Measured(combination, {unit: rate * batches[unit] for unit, rate in executions.items()}, p99)
+
+    def _streams(self, unit: str, setting: Setting) -> list[Stream]:
+        job = self.job(unit, setting)
+        outcome = build(job, progress=self.progress)
+        if outcome.status == "kit":
+            raise NeedsDevice(
+                f"{self.engine} cannot be measured on this machine",
+                where=f"target {job.target.key}",
+                why=outcome.why,
+                next="run `trtforge tune` on the device",
+            )
+        from trtforge.engines.load import find_engine
+
+        report = find_engine(outcome.path).manifest.report
+        sessions = [job.backend.load(outcome.path, report) for _ in range(setting.streams)]
+        return [Stream(session, feeds(session)) for session in sessions]
+
+    def job(self, unit: str, setting: Setting) -> Job:
+        """The recipe for one unit and setting. Parity is the recipe's own build's to check."""
+        at = f"engines.{self.engine}"
+        said = [f"{at}.verify=null"]
+        for name, shape in self.shapes.items():
+            said.append(f'{at}.inputs."{name}".shape={[setting.batch, *shape[1:]]}')
+        if unit == "gpu" and self.recipe.target.is_dla:
+            said += [f"target={self.recipe.target.device}/gpu", f"{at}.dla=null"]
+        if unit.startswith("dla"):
+            said += [f"target={self.recipe.target.device}/dla", f"{at}.dla.core={unit.removeprefix('dla')}"]
+            said += [f"{at}.dla.sram={setting.sram >> 10}KiB"] if setting.sram else []
+        (job,) = plan(load(self.path, overrides=[*self.overrides, *said]), only=[self.engine], store=self.store / unit)
+        return job
+
+    def facts(self) -> dict[str, Any]:
+        """What the measurements are of."""
+        base = self.job(self.units([1], [1], [0])[0].name, Setting(1, 1))
+        return {
+            "engine": self.engine,
+            "target": self.recipe.target.key,
+            "model": base.model.sha256,
+            "precision": base.engine.precision,
+            "surgery": list(base.engine.surgery),
+            "backend": base.backend.name,
+            "tools": base.backend.tool_versions(),
+            "seconds": self.seconds,
+        }
+
+
+def _open_batch(shape: Sequence[int | str | None] | None) -> bool:
+    return shape is None or (len(shape) > 0 and not isinstance(shape[0], int))
+
+
+def feeds(session: Session) -> Mapping[str, np.ndarray[Any, Any]]:
+    """Arrays that an engine takes: of no meaning, but not constant either."""
+    random = np.random.default_rng(0)
+    return {
+        spec.name: (random.standard_normal([size or 1 for size in spec.shape]) * 8).astype(spec.dtype)
+        for spec in session.inputs
+    }
