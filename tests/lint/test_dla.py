@@ -89,8 +89,8 @@ TAIL = """g (float[1, 8, 7, 7] x) => (float[1, 8] y)
 
 def test_dla104_tail_of_a_classifier(check: Any) -> None:
     findings = check("DLA104", TAIL, {"x": [1, 8, 7, 7]}, target=ORIN, tensorrt="8.6")
-    assert [finding.where for finding in findings] == ["GlobalAveragePool `gap`", "Flatten `flat`"]
-    assert all(finding.severity == "warning" and "goes to the GPU" in finding.message for finding in findings)
+    assert [finding.where for finding in findings] == ["GlobalAveragePool `gap`"], "a closing Flatten moves no data"
+    assert all(finding.severity == "hint" and "goes to the GPU" in finding.message for finding in findings)
     assert "observed" in findings[0].message
     assert "global-average-pool" in findings[0].fix
     findings = check("DLA104", TAIL, {"x": [1, 8, 7, 7]}, target=ORIN, tensorrt="8.6", **NO_FALLBACK)
@@ -156,8 +156,8 @@ def test_dla104_what_folds_is_not_reported(check: Any) -> None:
 )
 def test_dla105_convolution(check: Any, attributes: str, weights: str, says: str | None) -> None:
     findings = check("DLA105", convolution(attributes, weights), X, target=ORIN)
-    assert len(findings) == (says is not None), findings
-    assert says is None or says in findings[0].message
+    assert bool(findings) == (says is not None), findings
+    assert says is None or any(says in finding.message for finding in findings)
 
 
 def test_dla105_deconvolution_takes_no_padding(check: Any) -> None:
@@ -165,7 +165,7 @@ def test_dla105_deconvolution_takes_no_padding(check: Any) -> None:
     { [up] y = ConvTranspose<strides = [2, 2], pads = [1, 1, 1, 1]>(x, w) }"""
     (finding,) = check("DLA105", body, {"x": [1, 4, 8, 8]}, target=ORIN)
     assert finding.where == "ConvTranspose `up`"
-    assert "pad 1 is not in the DLA's range (0," in finding.message
+    assert "pad 1 is not in the DLA's range (0)" in finding.message
     assert not check("DLA105", body, {"x": [1, 4, 8, 8]}, target="orin-agx-64gb/gpu")
 
 

@@ -54,7 +54,14 @@ def test_lower_case_and_spaces_are_forgiven() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "near"),
-    [("DLA11O", "DLA101"), ("DLA10", "DLA101"), ("rtx", "RTX101"), ("RPC201", "RCP201"), ("ENV1O1", "ENV101")],
+    [
+        ("DLA1O1", "DLA101"),
+        ("DLA11O", "DLA110"),
+        ("DLA10", "DLA101"),
+        ("rtx", "RTX101"),
+        ("RPC201", "RCP201"),
+        ("ENV1O1", "ENV101"),
+    ],
 )
 def test_unknown_code_suggests(asked: str, near: str) -> None:
     with pytest.raises(UnknownCode) as caught:

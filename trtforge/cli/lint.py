@@ -2,51 +2,53 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
 from trtforge.cli.options import Json, Only, Quiet, RecipePath, Set
 from trtforge.cli.ui import Ui
+
+if TYPE_CHECKING:
+    from trtforge.lint.rule import Finding
+    from trtforge.pipeline.job import Job
 
 
 def register(app: typer.Typer) -> None:
     app.command()(lint)
 
 
-def lint(recipe: RecipePath, only: Only = None, set_: Set = None, json: Json = False, quiet: Quiet = False) -> None:
+def lint(
+    recipe: RecipePath,
+    only: Only = None,
+    set_: Set = None,
+    placement: Annotated[
+        bool, typer.Option("--placement", help="Show which node runs on the DLA, which on the GPU, and why")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the placement as a coloured graph, one page")
+    ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Try the surgery passes that help on a DLA, and print the line for the recipe")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Check model, recipe and target against each other.
 
-    Exit code 11 when a finding is an error.
+    Nothing is built and nothing of yours is changed. With --fix the placement shown is the one after the rewrites; the
+    findings are always about the recipe as it stands. Exit code 11 when one is an error.
     """
     ui = Ui(json=json, quiet=quiet)
     from trtforge.errors.usage import LintFailed
-    from trtforge.lint.run import lint as check
     from trtforge.pipeline.job import plan
-    from trtforge.pipeline.prepare import surgery
     from trtforge.recipe.load import load
-    from trtforge.scales.table import ScaleTable
 
-    results = []
-    errors = 0
-    for job in plan(load(recipe, overrides=set_ or ()), only=only or (), progress=ui):
-        said = job.recipe.recipe
-        scales = ScaleTable.load(job.scales_file) if job.scales_file else None
-        model = surgery(job).model
-        findings = check(
-            model,
-            job.engine,
-            job.target,
-            scales,
-            backend=said.backend,
-            tensorrt=said.tensorrt,
-            root=job.recipe.root,
-        )
-        errors += sum(finding.severity == "error" for finding in findings)
-        if findings:
-            rows = [(f.code, f.severity, f.where, f.message, f.fix) for f in findings]
-            ui.table(f"{job.name} on {job.target.key}", ("code", "severity", "where", "finding", "fix"), rows)
-        else:
-            ui.say(f"{job.name} on {job.target.key}: nothing to report")
-        results.append({"engine": job.name, "findings": [finding.to_json() for finding in findings]})
+    jobs = plan(load(recipe, overrides=set_ or ()), only=only or (), progress=ui)
+    _check_wishes(recipe, jobs, html, placement=placement, fix=fix)
+    results = [_one(ui, job, html, placement=placement, fix=fix) for job in jobs]
+    errors = sum(finding["severity"] == "error" for result in results for finding in result["findings"])
     ui.result("lint", {"recipe": str(recipe), "errors": errors, "engines": results})
     if errors:
         ui.end(
@@ -57,3 +59,58 @@ def lint(recipe: RecipePath, only: Only = None, set_: Set = None, json: Json = F
                 next="follow the `fix` column; `trtforge explain CODE` has the whole story of each",
             )
         )
+
+
+def _check_wishes(recipe: Path, jobs: list[Job], html: Path | None, *, placement: bool, fix: bool) -> None:
+    """A placement needs a DLA, and a page shows one engine. Raises NoPlacement, OneEngineNeeded."""
+    from trtforge.errors.usage import NoPlacement, OneEngineNeeded
+
+    wish = next((name for name, said in (("--placement", placement), ("--html", html), ("--fix", fix)) if said), None)
+    if wish is not None and not jobs[0].target.is_dla:
+        raise NoPlacement(
+            f"{wish} is for a DLA, and the recipe's target is {jobs[0].target.key}",
+            where=str(recipe),
+            why="it shows which layers the DLA runs and which the GPU must take",
+            next="name a DLA: --set target=orin-agx-64gb/dla --set backend=tensorrt --set 'tensorrt=\"8.6\"'",
+        )
+    if html is not None and len(jobs) != 1:
+        raise OneEngineNeeded(
+            f"--html writes one page, but the recipe has {len(jobs)} engines",
+            where=str(recipe),
+            next="choose one: --only " + jobs[0].name,
+        )
+
+
+def _one(ui: Ui, job: Job, html: Path | None, *, placement: bool, fix: bool) -> dict[str, Any]:
+    """Everything about one engine, printed and as its part of the result."""
+    from trtforge.cli import placement as placed
+    from trtforge.lint.run import findings as check
+
+    context = placed.examined(job)
+    found = check(context)
+    title = f"{job.name} on {job.target.key}"
+    if found:
+        ui.table(title, ("code", "severity", "where", "finding", "fix"), _rows(found))
+    else:
+        ui.say(f"{title}: nothing to report")
+    result: dict[str, Any] = {"engine": job.name, "findings": [finding.to_json() for finding in found]}
+    shown, shown_findings = context, found
+    if fix:
+        fixed = placed.fix(job, context)
+        if fixed is not None:
+            placed.show_fix(ui, job.name, context.placement, fixed)
+            shown, shown_findings = fixed.context, check(fixed.context)
+        else:
+            ui.say("no surgery pass that is not in the recipe yet would help")
+        result["fix"] = placed.fix_json(fixed, shown_findings)
+    if placement:
+        placed.show(ui, f"{title}, after the fix" if shown is not context else title, shown.placement)
+        result["placement"] = shown.placement.to_json()
+    if html is not None:
+        placed.write_page(html, job, shown, shown_findings)
+        ui.say(f"wrote {html}")
+    return result
+
+
+def _rows(found: list[Finding]) -> list[tuple[str, ...]]:
+    return [(one.code, one.severity, one.where, one.message, one.fix) for one in found]

@@ -6,21 +6,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from onnx import GraphProto, NodeProto
 
+from trtforge.errors.base import TrtforgeError
 from trtforge.errors.graph import DynamicShape, ShapeMismatch, UnknownInput
 from trtforge.graph.index import Index, subgraphs
 from trtforge.graph.model import Model
 from trtforge.graph.shapes import TensorType, freeze_inputs, infer_shapes, input_specs, show_shape, tensor_types
+from trtforge.graph.weights import read_tensor
 from trtforge.lint.nodes import DEFAULT_DOMAINS, ints
+from trtforge.plugins import NAMES
 from trtforge.targets.load import version_tuple
 from trtforge.targets.model import Target
 
 if TYPE_CHECKING:
+    from trtforge.lint.dla.placement import Placement
     from trtforge.recipe.models import BackendName, Engine
     from trtforge.scales.table import ScaleTable
+    from trtforge.surgery.choose import Plan
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,22 @@ class Context:
         known = self.types.get(name)
         return None if known is None or known.shape is None else len(known.shape)
 
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The sizes of a tensor; None when one of them is not known."""
+        constant = self.index.constant(name)
+        if constant is not None:
+            return tuple(constant.dims)
+        known = self.types.get(name)
+        sizes = None if known is None or known.shape is None else known.shape
+        if sizes is None or not all(isinstance(size, int) for size in sizes):
+            return None
+        return tuple(size for size in sizes if isinstance(size, int))
+
+    def values(self, name: str) -> np.ndarray[Any, Any] | None:
+        """The values of a stored constant; None when it is none. Raises ONX errors where its file cannot be read."""
+        constant = self.index.constant(name)
+        return None if constant is None else read_tensor(self.model, constant)
+
     def spatial_rank(self, node: NodeProto) -> int | None:
         """2 for a 2-D convolution or pooling, 3 for a 3-D one."""
         kernel = ints(node, "kernel_shape")
@@ -119,6 +141,35 @@ class Context:
     def gpu_fallback(self) -> bool:
         """TensorRT may give layers the DLA cannot run to the GPU; the recipe's default is yes."""
         return self.engine.dla is None or self.engine.dla.gpu_fallback
+
+    @property
+    def dla_generation(self) -> int:
+        """1: NVDLA v1 (Xavier), 2: NVDLA v2 (Orin), also where the target is no DLA."""
+        return self.target.dla.generation if self.target.dla is not None else 2
+
+    @cached_property
+    def plugin_plan(self) -> Plan:
+        """What becomes of the plugins in `surgery`. Raises NoLowering, PluginsOverlap, and ONX errors of the shapes."""
+        from trtforge.lint.planned import planned
+
+        return planned(self)
+
+    @cached_property
+    def swapped(self) -> dict[str, str]:
+        """Tensors that go away with what a plugin replaces, with the plugin's name; none where the plan fails."""
+        if not any(name in NAMES for name in self.engine.surgery):
+            return {}
+        try:
+            return {name: choice.op.name for choice in self.plugin_plan.swapped for name in choice.match.swallowed}
+        except TrtforgeError:  # PLG101 and the GRF rules say what is wrong
+            return {}
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Which node runs where on a DLA target."""
+        from trtforge.lint.dla.placement import place
+
+        return place(self)
 
 
 def _walk(graph: GraphProto) -> Iterator[NodeProto]:

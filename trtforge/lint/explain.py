@@ -10,6 +10,9 @@ from trtforge.errors.usage import UnknownCode
 from trtforge.lint.rule import Rule
 from trtforge.lint.run import rules
 
+DIGITS = str.maketrans("OIL", "011")
+"""Letters that are read as digits."""
+
 
 def explain(code: str) -> str:
     """The page of an error or a rule; upper or lower case. Raises UnknownCode (USE101)."""
@@ -21,7 +24,8 @@ def explain(code: str) -> str:
     if wanted in errors:
         return _error_page(errors[wanted])
     known = sorted([*errors, *checks])
-    near = [name for name in known if wanted and name.startswith(wanted)][:3] or difflib.get_close_matches(
+    digits = wanted[:3] + wanted[3:].translate(DIGITS)
+    near = [name for name in known if wanted and name.startswith(digits)][:3] or difflib.get_close_matches(
         wanted, known, n=3, cutoff=0.6
     )
     raise UnknownCode(

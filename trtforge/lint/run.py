@@ -10,9 +10,16 @@ from trtforge.lint.rules.attention_fp32 import AttentionFp32
 from trtforge.lint.rules.conv_transpose_float import ConvTransposeFloat
 from trtforge.lint.rules.device_release import DeviceRelease
 from trtforge.lint.rules.dla_batch import DlaBatch
+from trtforge.lint.rules.dla_formats import DlaFormats
 from trtforge.lint.rules.dla_fp16_convolution import DlaFp16Convolution
+from trtforge.lint.rules.dla_fusions import DlaFusions
+from trtforge.lint.rules.dla_loadables import DlaLoadables
+from trtforge.lint.rules.dla_memory import DlaMemory
 from trtforge.lint.rules.dla_missing_scale import DlaMissingScale
 from trtforge.lint.rules.dla_parameters import DlaParameters
+from trtforge.lint.rules.dla_refused import DlaRefused
+from trtforge.lint.rules.dla_scale_mismatch import DlaScaleMismatch
+from trtforge.lint.rules.dla_sram import DlaSram
 from trtforge.lint.rules.dla_three_dimensional import DlaThreeDimensional
 from trtforge.lint.rules.dla_unavailable import DlaUnavailable
 from trtforge.lint.rules.dla_unsupported_op import DlaUnsupportedOp
@@ -36,6 +43,7 @@ from trtforge.lint.rules.verified_on_calibration import VerifiedOnCalibration
 
 if TYPE_CHECKING:
     from trtforge.graph.model import Model
+    from trtforge.lint.context import Context
     from trtforge.recipe.models import BackendName, Engine
     from trtforge.scales.table import ScaleTable
     from trtforge.targets.model import Target
@@ -68,6 +76,13 @@ _RULES: tuple[type[Rule], ...] = (
     DlaParameters,
     DlaMissingScale,
     DlaFp16Convolution,
+    DlaLoadables,
+    DlaRefused,
+    DlaScaleMismatch,
+    DlaMemory,
+    DlaSram,
+    DlaFormats,
+    DlaFusions,
 )
 
 
@@ -87,19 +102,38 @@ def lint(
     jetpack: str | None = None,
     root: Path | None = None,
 ) -> list[Finding]:
-    """Findings for one engine on one target: errors first, then by code, then in graph order.
+    """Findings for one engine on one target, see ``examine`` and ``findings``."""
+    return findings(examine(model, engine, target, scales, backend, tensorrt, jetpack, root))
+
+
+def examine(
+    model: Model,
+    engine: Engine,
+    target: Target,
+    scales: ScaleTable | None = None,
+    backend: BackendName | None = None,
+    tensorrt: str | None = None,
+    jetpack: str | None = None,
+    root: Path | None = None,
+) -> Context:
+    """What rules look at, for one engine on one target.
 
     ``model``: the float graph, after surgery when there is some. ``backend``: the recipe's; None: the one the target
     is usually built with. ``tensorrt``, ``jetpack``: versions on the device, for the rules about the DLA; None: not
     known. ``root``: the folder that the recipe's sample sets are relative to; None: they are not looked at.
-    Raises InvalidGraph (ONX108) when the graph's own types contradict each other.
     """
     from trtforge.lint.context import Context
 
-    compiler = backend or usual_backend(target, tensorrt)
-    context = Context(model, engine, target, scales, compiler, tensorrt, jetpack, root)
-    findings = [finding for rule in rules() for finding in rule.check(context)]
-    return sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), finding.code))
+    return Context(model, engine, target, scales, backend or usual_backend(target, tensorrt), tensorrt, jetpack, root)
+
+
+def findings(context: Context) -> list[Finding]:
+    """Errors first, then by code, then in graph order.
+
+    Raises InvalidGraph (ONX108) when the graph's own types contradict each other.
+    """
+    found = [finding for rule in rules() for finding in rule.check(context)]
+    return sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), finding.code))
 
 
 def usual_backend(target: Target, tensorrt: str | None) -> BackendName:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from trtforge.lint.nodes import places
 from trtforge.lint.rule import Finding, Rule, some
-from trtforge.lint.rules.dla_missing_scale import missing_scales
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context
@@ -38,14 +37,11 @@ class DlaFp16Convolution(Rule):
         dla = context.target.dla
         if not context.target.is_dla or dla is None or dla.generation < 2:
             return
-        convolutions = context.of("Conv", "ConvTranspose")
-        if context.engine.precision == "int8":
-            bare = set(missing_scales(context)) if context.scales is not None else set()
-            convolutions = [
-                node
-                for node in convolutions
-                if node.name in context.engine.quantize.skip or bare.intersection((node.input[0], node.output[0]))
-            ]
+        convolutions = [
+            place.node
+            for place in context.placement.places
+            if place.precision == "fp16" and place.node.op_type in ("Conv", "ConvTranspose")
+        ]
         if convolutions:
             yield self.finding(
                 some(places(convolutions)),

@@ -12,12 +12,10 @@ if TYPE_CHECKING:
     from trtforge.lint.context import Context
 
 
-VOLUMETRIC = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
-
-
 class DlaThreeDimensional(Rule):
     """What it does
-        Reports convolutions, deconvolutions and poolings with three spatial dimensions on a DLA target.
+        Reports layers with three spatial dimensions on a DLA target: convolutions, deconvolutions and poolings by their
+        windows, others by tensors of five dimensions.
 
     Why it matters
         The DLA works on 4-D tensors and has two spatial dimensions only. Such a layer runs on the GPU, or fails the
@@ -37,11 +35,14 @@ class DlaThreeDimensional(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         if not context.target.is_dla:
             return
-        nodes = [node for node in context.of(*VOLUMETRIC) if context.spatial_rank(node) == 3]
+        nodes = [
+            place.node for place in context.placement.places if any(reason.kind == "volume" for reason in place.reasons)
+        ]
         if nodes:
+            layers = "one layer has" if len(nodes) == 1 else f"{len(nodes)} layers have"
             yield self.finding(
                 some(places(nodes)),
-                f"{len(nodes)} layers have three spatial dimensions, the DLA has two",
+                f"{layers} three spatial dimensions, the DLA has two",
                 f"use target: {context.target.device}/gpu",
                 severity="warning" if context.gpu_fallback else "error",
             )

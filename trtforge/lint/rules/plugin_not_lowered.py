@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trtforge.errors.graph import DynamicShape, NoLowering, PluginsOverlap, ShapeMismatch, UnknownInput
+from trtforge.lint.planned import used
 from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
-    from trtforge.graph.model import Model
     from trtforge.lint.context import Context
-    from trtforge.surgery.choose import Plan
-    from trtforge.surgery.op import Situation
 
 
 class PluginNotLowered(Rule):
@@ -38,13 +36,11 @@ class PluginNotLowered(Rule):
     severity = "hint"
 
     def check(self, context: Context) -> Iterator[Finding]:
-        from trtforge import plugins
-
-        ops = [op for name in context.engine.surgery if (op := plugins.ops().get(name)) is not None]
+        ops = used(context)
         if not ops or context.backend == "onnxruntime":
             return
         try:
-            plan = _plan(context)
+            plan = context.plugin_plan
         except (NoLowering, PluginsOverlap) as error:
             yield self.finding(error.where, f"{error.what}: {error.why}", error.next, severity="error")
             return
@@ -64,35 +60,3 @@ class PluginNotLowered(Rule):
                     f"{op.name} is nowhere in the graph" + (f"; nearly {near[0]}" if near else ""),
                     f"remove {op.name} from `surgery`, or see: trtforge surgery RECIPE --explain",
                 )
-
-
-def _plan(context: Context) -> Plan:
-    from trtforge import plugins
-    from trtforge.graph.passes.registry import run
-    from trtforge.graph.shapes import freeze_inputs
-    from trtforge.surgery.choose import choose
-
-    engine = context.engine
-    ops = [op for name in engine.surgery if (op := plugins.ops().get(name)) is not None]
-    fixed: Model = freeze_inputs(context.model, {name: tuple(spec.shape) for name, spec in engine.inputs.items()})
-    shaped, _ = run(fixed, ["fold-constants", "infer-shapes"])
-    allowed = {str(name): lowerings for name, lowerings in engine.plugins.items()}
-    return choose(shaped, ops, allowed, _situation(context))
-
-
-def _situation(context: Context) -> Situation:
-    """By NVIDIA's documents: linting asks no compiler."""
-    from trtforge.surgery.documented import documented
-    from trtforge.surgery.op import Situation
-
-    native = context.backend == "tensorrt"
-    return Situation(
-        backend=context.backend,
-        precision=context.engine.precision,
-        sm=context.target.sm,
-        dla=context.target.is_dla,
-        tensorrt=context.tensorrt,
-        creators=documented(context.tensorrt) if native else frozenset(),
-        probed=not native,
-        ranges=None if context.scales is None else {name: seen.amax for name, seen in context.scales.ranges.items()},
-    )

@@ -1,0 +1,161 @@
+"""What keeps a layer off the DLA, one layer at a time."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from trtforge.lint.context import Context
+
+MAP = "float[1, 8, 16, 16] x"
+
+
+def reason(context: Context, op: str) -> str:
+    """Why the only node of this operator is not on the DLA; "" when it is, with `?` in front when that is in doubt."""
+    (place,) = [place for place in context.placement.places if place.node.op_type == op]
+    if place.device == "dla":
+        return f"? {place.doubts[0].why}" if place.doubts else ""
+    assert place.why is not None
+    return place.why.why
+
+
+def graph(node: str, weights: str = "", shape: str = MAP) -> str:
+    return f"g ({shape}) => (float[a, b, c, d] y) {f'<{weights}>' if weights else ''} {{ {node} }}"
+
+
+@pytest.mark.parametrize(
+    ("node", "weights", "says"),
+    [
+        ("y = Clip(x, lo, hi)", "float lo = {0}, float hi = {6}", ""),
+        ("y = Clip(x, lo, hi)", "float lo = {-1}, float hi = {6}", "clips to -1 to 6"),
+        ("y = Clip(x, lo, hi)", "float lo = {0}, float hi = {128}", "clips to 0 to 128"),
+        ("y = Clip(x, lo)", "float lo = {0}", "clips to 0 to open"),
+        ("y = LRN<size = 5>(x)", "", ""),
+        ("y = LRN<size = 4>(x)", "", "window is 4"),
+        ("y = Softmax<axis = 1>(x)", "", ""),
+        ("y = Softmax<axis = 0>(x)", "", "axis 0 of 4"),
+        ("y = Transpose<perm = [0, 2, 3, 1]>(x)", "", ""),
+        ("y = Transpose<perm = [1, 0, 2, 3]>(x)", "", "moves the batch"),
+        ("y = Reshape(x, s)", "int64[4] s = {1, 4, 32, 16}", ""),
+        ("y = Reshape(x, s)", "int64[4] s = {2, 4, 16, 16}", "moves the batch"),
+        ("y = Reshape(x, s)", "int64[3] s = {1, 8, 256}", "3 dimensions of 4"),
+        ("y = Resize(x, , f)", "float[4] f = {1, 1, 2, 2}", ""),
+        ("y = Resize(x, , f)", "float[4] f = {1, 1, 1.5, 2}", "1.5"),
+        ('y = Resize<mode = "linear">(x, , f)', "float[4] f = {1, 1, 8, 8}", "up to 4"),
+        ('y = Resize<mode = "linear", coordinate_transformation_mode = "align_corners">(x, , f)',
+         "float[4] f = {1, 1, 2, 2}", "align_corners"),
+        ('y = Resize<nearest_mode = "ceil">(x, , f)', "float[4] f = {1, 1, 2, 2}", "half_pixel, ceil"),
+        ("y = Resize(x, , , s)", "int64[4] s = {1, 8, 32, 32}", "given sizes"),
+        ('y = Resize<mode = "cubic">(x, , f)', "float[4] f = {1, 1, 2, 2}", "cubic"),
+        ("y = Slice(x, b, e, a)", "int64[1] b = {0}, int64[1] e = {4}, int64[1] a = {1}", ""),
+        ("y = Slice(x, b, e, a, t)", "int64[1] b = {0}, int64[1] e = {8}, int64[1] a = {2}, int64[1] t = {2}", "steps"),
+        ("y = Max(x, c)", "float[1, 8, 1, 1] c", ""),
+        ("y = Pow(x, c)", "float c = {2}", "? NVIDIA's documentation and header disagree"),
+        ("y = Div(x, c)", f"float[16] c = {{{', '.join(map(str, range(1, 17)))}}}", "different constants"),
+        ("y = MaxPool<kernel_shape = [8, 8], pads = [7, 7, 7, 7]>(x)", "", ""),
+        ("y = MaxPool<kernel_shape = [9, 9]>(x)", "", "kernel 9"),
+        ("y = Conv<pads = [3, 0, 3, 0]>(x, w)", "float[4, 8, 3, 3] w", "not smaller than its kernel"),
+        ("r = Relu(x) y = Conv(x, r)", "", "weights are not constant"),
+        ("y = Where(m, x, x)", "bool[1, 8, 16, 16] m", "does not run Where"),
+    ],
+)  # fmt: skip
+def test_parameters(examined, node: str, weights: str, says: str) -> None:
+    shape = "float[8, 8, 1, 1] x" if "Conv(x, r)" in node else MAP
+    sizes = [8, 8, 1, 1] if "Conv(x, r)" in node else [1, 8, 16, 16]
+    op = re.findall(r"y = (\w+)", node)[0]
+    found = reason(examined(graph(node, weights, shape), {"x": sizes}), op)
+    assert says in found
+    assert bool(says) == bool(found), found
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "runs"),
+    [([2, 2], [2, 2], True), ([1, 64], [1, 64], True), ([1, 65], [1, 65], False), ([1, 64], [1, 2], False)],
+)
+def test_long_deconvolutions(examined, kernel: list[int], stride: list[int], runs: bool) -> None:
+    weights = f"float[8, 4, {kernel[0]}, {kernel[1]}] w"
+    body = graph(f"y = ConvTranspose<kernel_shape = {kernel}, strides = {stride}>(x, w)", weights)
+    assert (reason(examined(body, {"x": [1, 8, 16, 16]}), "ConvTranspose") == "") == runs
+
+
+def test_a_slice_may_keep_the_whole_batch(examined) -> None:
+    text = "int64[4] b = {0, 0, 0, 0}, int64[4] e = {BATCH, 4, 16, 16}"
+    for batch, says in (("2", ""), ("1", "cuts the batch")):
+        body = graph("y = Slice(x, b, e)", text.replace("BATCH", batch), "float[2, 8, 16, 16] x")
+        assert says in reason(examined(body, {"x": [2, 8, 16, 16]}), "Slice")
+
+
+def test_a_long_softmax_wants_nothing_else(examined) -> None:
+    for shape, runs in (([1, 8192, 1, 1], True), ([1, 1024, 2, 2], True), ([1, 1025, 2, 2], False)):
+        stated = ", ".join(map(str, shape))
+        context = examined(graph("y = Softmax<axis = 1>(x)", "", f"float[{stated}] x"), {"x": shape})
+        assert (reason(context, "Softmax") == "") == runs
+
+
+def test_two_activations_are_spread_by_channel_or_image_only(examined) -> None:
+    for shape, runs in (("1, 8, 16, 16", True), ("1, 8, 1, 1", True), ("1, 1, 1, 1", True), ("1, 1, 16, 16", False)):
+        body = f"g ({MAP}, float[{shape}] z) => (float[a, b, c, d] y) {{ y = Mul(x, z) }}"
+        sizes = [int(size) for size in shape.split(",")]
+        assert (reason(examined(body, {"x": [1, 8, 16, 16], "z": sizes}), "Mul") == "") == runs
+
+
+def test_a_view_beside_a_join_is_not_taken(examined) -> None:
+    body = graph("t = Transpose<perm = [0, 1, 3, 2]>(x) y = Concat<axis = 1>(t, x)")
+    context = examined(body, {"x": [1, 8, 16, 16]})
+    assert "right beside" in reason(context, "Transpose")
+    place = next(place for place in context.placement.places if place.node.op_type == "Transpose")
+    assert place.why is not None and (place.why.origin, place.why.versions) == ("observed", "10.3")
+
+
+def test_a_comparison_and_its_cast_run_together(examined) -> None:
+    body = graph("m = Equal(x, x) y = Cast<to = 1>(m)")
+    context = examined(body, {"x": [1, 8, 16, 16]})
+    assert (reason(context, "Equal"), reason(context, "Cast")) == ("", "")
+    assert "INT8 only" in reason(examined(body, {"x": [1, 8, 16, 16]}, precision="fp16"), "Equal")
+    half = "g (float[1, 8, 16, 16] x) => (float16[a, b, c, d] y) { y = Cast<to = 10>(x) }"
+    lone = "g (float[1, 8, 16, 16] x) => (bool[a, b, c, d] y) { y = Equal(x, x) }"
+    assert "not cast at once" in reason(examined(lone, {"x": [1, 8, 16, 16]}), "Equal")
+    assert "does not run Cast" in reason(examined(half, {"x": [1, 8, 16, 16]}), "Cast")
+
+
+def test_integers_are_not_for_the_dla(examined) -> None:
+    body = "g (int64[1, 8, 16, 16] x) => (int64[1, 8, 16, 16] y) { y = Add(x, x) }"
+    assert "int64" in reason(examined(body, {"x": [1, 8, 16, 16]}), "Add")
+
+
+def test_xavier_has_its_own_limits(examined) -> None:
+    body = graph("y = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(x)")
+    options: dict[str, Any] = {"target": "xavier-agx/dla", "tensorrt": "8.5"}
+    assert "leaves the padding out" in reason(examined(body, {"x": [1, 8, 16, 16]}, **options), "AveragePool")
+    assert reason(examined(body, {"x": [1, 8, 16, 16]}), "AveragePool") == ""
+    included = body.replace("pads", "count_include_pad = 1, pads")
+    assert reason(examined(included, {"x": [1, 8, 16, 16]}, **options), "AveragePool") == ""
+
+
+def test_the_convolution_buffer_decides_on_xavier_and_is_a_doubt_on_orin(examined) -> None:
+    """The example that NVIDIA's rule refuses: 1024 channels, 3x3, dilated by 6, 100 pixels wide."""
+    body = graph("y = Conv<dilations = [6, 6]>(x, w)", "float[4, 1024, 3, 3] w", "float[1, 1024, 100, 100] x")
+    inputs = {"x": [1, 1024, 100, 100]}
+    assert "convolution buffer" in reason(examined(body, inputs, target="xavier-agx/dla", tensorrt="8.5"), "Conv")
+    assert reason(examined(body, inputs), "Conv").startswith("? weights and data of one step need 1 + 41 banks")
+
+
+def test_sizes_up_to_8192(examined) -> None:
+    body = graph("y = Relu(x)", "", "float[1, 8, 1, 8193] x")
+    assert "8193 long" in reason(examined(body, {"x": [1, 8, 1, 8193]}), "Relu")
+
+
+def test_what_is_constant_is_folded_and_identities_are_no_layers(examined) -> None:
+    context = examined(graph("f = Exp(w) i = Identity(x) d = Dropout(i) y = Mul(d, f)", "float[1, 8, 1, 1] w"),
+                       {"x": [1, 8, 16, 16]})  # fmt: skip
+    assert [place.device for place in context.placement.places] == ["folded", "folded", "folded", "dla"]
+    assert [place.reason for place in context.placement.places[:2]] == ["known when the engine is built", ""]
+
+
+def test_every_reason_says_how_it_is_known(examined) -> None:
+    context = examined(graph("a = Exp(x) b = Mish(a) y = Softmax<axis = 0>(b)"), {"x": [1, 8, 16, 16]}, opset=18)
+    for place in context.placement.places:
+        assert "(documented, TensorRT 8.2 to 10.3)" in place.reason
+        assert place.to_json()["why"][0]["origin"] == "documented"

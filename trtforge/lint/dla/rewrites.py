@@ -1,0 +1,77 @@
+"""Surgery passes that bring a network closer to the DLA, and where in a recipe's list they belong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trtforge.graph.passes.registry import available
+from trtforge.lint.dla.fusions import missed
+from trtforge.lint.dla.stated import VIEWS
+
+if TYPE_CHECKING:
+    from trtforge.lint.context import Context
+
+SHAPES = ("upgrade-opset", "fold-constants", "infer-shapes")
+"""What the others need before them: known sizes."""
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """``operators``: it is worth a try where the graph has one of them. ``values``: it changes what is computed.
+
+    ``judged`` False: what it brings is not seen in the placement, so that it helps wherever it applies.
+    """
+
+    name: str
+    why: str
+    operators: tuple[str, ...]
+    values: bool = False
+    judged: bool = True
+
+    def concerns(self, context: Context) -> bool:
+        return any(node.op_type in self.operators for node in context.active_nodes)
+
+
+REWRITES = (
+    Rewrite("global-average-pool", "the DLA averages with AveragePool only", ("GlobalAveragePool", "ReduceMean")),
+    Rewrite("fc-as-conv", "the DLA keeps the layer in the loadable, without a view in front", ("Gemm", "MatMul")),
+    Rewrite(
+        "merge-sibling-convs", "one wider convolution for the heads of a scale", ("NonMaxSuppression",), judged=False
+    ),
+    Rewrite("relu6-to-relu", "the DLA fuses Relu with the convolution, and Clip not", ("Clip",), values=True),
+)
+
+
+def worth_trying(context: Context) -> list[Rewrite]:
+    """Those that are not in the recipe's list yet and that the graph gives reason for."""
+    return [one for one in REWRITES if one.name not in context.engine.surgery and one.concerns(context)]
+
+
+def helps(rewrite: Rewrite, before: Context, after: Context) -> bool:
+    """Whether the placement is better behind a rewrite: fewer layers off the DLA, fewer loadables, or more fused."""
+    return not rewrite.judged or any(now < was for now, was in zip(_costs(after), _costs(before), strict=True))
+
+
+def _costs(context: Context) -> tuple[int, int, int]:
+    """Layers off the DLA that do something, loadables, and convolutions that stay unfused."""
+    placement = context.placement
+    off = sum(place.reasons != () and place.node.op_type not in VIEWS for place in placement.places)
+    return off, placement.wanted, len(missed(context, placement.together))
+
+
+def merged(surgery: Sequence[str], more: Iterable[str]) -> list[str]:
+    """A `surgery` list with more passes, each behind the last one that usually comes before it; plugins stay put."""
+    usual = {name: position for position, name in enumerate(available())}
+    result = list(surgery)
+    for name in sorted(more, key=usual.__getitem__):
+        if name not in result:
+            before = [at for at, other in enumerate(result) if other in usual and usual[other] < usual[name]]
+            result.insert(before[-1] + 1 if before else 0, name)
+    return result
+
+
+def with_shapes(names: Sequence[str]) -> list[str]:
+    """The passes that a rewrite needs before it, added where they are missing."""
+    return merged(names, SHAPES)

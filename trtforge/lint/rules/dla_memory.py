@@ -1,0 +1,54 @@
+"""DLA111: weights and tensors of a loadable against the memory it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trtforge.lint.dla.sizes import pool_bytes
+from trtforge.lint.nodes import label
+from trtforge.lint.rule import Finding, Rule
+from trtforge.memory import human_bytes
+
+if TYPE_CHECKING:
+    from trtforge.lint.context import Context
+
+GLOBAL = "512MiB"
+LOCAL = "1GiB"
+
+
+class DlaMemory(Rule):
+    """What it does
+        Adds up the weights of each loadable, and the tensors that stay inside it, in the precision they will have, and
+        compares them with the pools `dla: {global_dram, local_dram}`, 512 MiB and 1 GiB when left out.
+
+    Why it matters
+        Weights of a DLA network must stay below 512 MiB and the tensors inside one loadable below 1 GiB (documented,
+        TensorRT 8.6; the default pools). Above that TensorRT splits the loadable, or fails without GPU fallback.
+
+    Example
+        An SSD of 1200 x 1200 pixels with `shape: [32, 3, 1200, 1200]`: its first stages alone hold more than 1 GiB.
+
+    Fix
+        A smaller batch makes the tensors smaller, INT8 halves both. Or raise the pool, a power of two. The sum is an
+        upper bound: it counts every tensor for itself, and the compiler may use one place for several.
+    """
+
+    code = "DLA111"
+    title = "loadable larger than its memory"
+    severity = "warning"
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        if not context.target.is_dla:
+            return
+        dla = context.engine.dla
+        weights = (dla and dla.global_dram) or GLOBAL
+        tensors = (dla and dla.local_dram) or LOCAL
+        for loadable in context.placement.loadables:
+            where = f"loadable {loadable.number}, {label(loadable.nodes[0])} to {label(loadable.nodes[-1])}"
+            if loadable.weights >= pool_bytes(weights):
+                message = f"its weights are {human_bytes(loadable.weights)}, its pool has {weights}"
+                yield self.finding(where, message, "use INT8, or raise dla: {global_dram: ...}")
+            if loadable.total >= pool_bytes(tensors):
+                message = f"the tensors inside are up to {human_bytes(loadable.total)}, its pool has {tensors}"
+                yield self.finding(where, message, "use a smaller batch, or raise dla: {local_dram: ...}")
