@@ -14,12 +14,14 @@ from onnx import helper, numpy_helper
 from onnx.parser import parse_model
 
 from trtforge.errors.calibration import QdqNotPlain
+from trtforge.errors.scales import QdqScalesDisagree
 from trtforge.graph.digests import digests
 from trtforge.graph.model import Model
 from trtforge.ort import import_onnxruntime, open_session, session_options
 from trtforge.recipe.models import Quantize
+from trtforge.scales.codecs.extraction import NOTE
 from trtforge.scales.codecs.qdq import extract, insert
-from trtforge.scales.codecs.qdq_extract import NOTE
+from trtforge.scales.codecs.qdq_extract import take_apart
 from trtforge.scales.table import ScaleTable, TensorRange
 
 
@@ -244,9 +246,13 @@ def test_a_pair_for_each_reader_is_fine_when_they_agree() -> None:
     plain, table = extract(conv(body.replace("S2", "s"), s=SCALE, z=np.int8(0)))
     assert [node.input[0] for node in plain.proto.graph.node] == ["x", "x", "a"]
     assert list(table.ranges) == ["x"]
-    with pytest.raises(QdqNotPlain, match="d2") as caught:
-        extract(conv(body.replace("S2", "t"), s=SCALE, t=np.float32(1), z=np.int8(0)))
-    assert "twice" in caught.value.why
+    disagreeing = conv(body.replace("S2", "t"), s=SCALE, t=np.float32(1), z=np.int8(0))
+    with pytest.raises(QdqScalesDisagree, match="'x'") as caught:
+        extract(disagreeing)
+    assert "amax 127 at d2" in caught.value.why and "at d1" in caught.value.why
+    found = take_apart(disagreeing, "widest")
+    assert found.table.ranges["x"].scale == np.float32(1)
+    assert [(conflict.tensor, conflict.nodes) for conflict in found.conflicts] == [("x", ("d2", "d1"))]
 
 
 def test_captured_tensors_are_restored_inside_subgraphs() -> None:
@@ -264,7 +270,7 @@ def test_captured_tensors_are_restored_inside_subgraphs() -> None:
 @pytest.mark.parametrize(
     ("body", "constants", "said"),
     [
-        (CONV.replace("d = DequantizeLinear(q, s, z)", "d = Cast<to=1>(q)"), {}, "something else"),
+        (CONV.replace("d = DequantizeLinear(q, s, z)", "d = Cast<to=1>(q)"), {}, "not only by DequantizeLinear"),
         (CONV.replace("(q, s, z)", "(q, t, z)"), {"t": np.float32(1)}, "not that of the QuantizeLinear"),
         (CONV, {"s": np.full(2, SCALE), "z": np.zeros(2, np.int8)}, "per tensor"),
         (CONV, {"s": np.float32(0)}, "scale of 'x' is 0"),
@@ -348,10 +354,10 @@ def test_onnxruntime_models_are_read(tmp_path: Path, per_channel: bool, symmetri
     )
     plain, table = extract(quantized)
     onnx.checker.check_model(plain.proto, full_check=True)
-    kept = [n for n in original.proto.graph.node if symmetric or n.op_type != "Relu"]  # uint8 from 0 is a Relu itself
-    assert [n.op_type for n in plain.proto.graph.node] == [n.op_type for n in kept]
+    # A pair of uint8 from 0 is a Relu itself: the quantizer drops the node, and here it is again.
+    assert [n.op_type for n in plain.proto.graph.node] == [n.op_type for n in original.proto.graph.node]
     if symmetric:
-        assert [list(n.output) for n in plain.proto.graph.node] == [list(n.output) for n in kept]
+        assert [n.output[0] for n in plain.proto.graph.node] == [n.output[0] for n in original.proto.graph.node]
     assert {t.name for t in plain.proto.graph.initializer} == {t.name for t in original.proto.graph.initializer}
     assert {"x", "r", "f"} <= set(table.ranges)
     assert bool(table.notes) is not symmetric

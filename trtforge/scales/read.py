@@ -10,6 +10,17 @@ from trtforge.errors.calibration import ScalesFileInvalid
 from trtforge.scales.table import ScaleTable
 
 Form = Literal["trtforge JSON", "TensorRT cache", "onnxruntime JSON", "Q/DQ model"]
+QDQ_MODEL: Literal["Q/DQ model"] = "Q/DQ model"
+
+
+def form_of(path: Path) -> Form:
+    """The form a file claims to be in; what is none of the others is taken for a model. Raises ScalesFileInvalid."""
+    head = _head(path)
+    if head.startswith(b"TRT-"):
+        return "TensorRT cache"
+    if head.lstrip()[:1] in (b"{", b"["):
+        return "trtforge JSON" if _is_own(path) else "onnxruntime JSON"
+    return QDQ_MODEL
 
 
 def read_any(path: Path) -> tuple[ScaleTable, Form]:
@@ -17,21 +28,21 @@ def read_any(path: Path) -> tuple[ScaleTable, Form]:
 
     Raises ScalesFileInvalid, and the errors of the form's own reader.
     """
-    head = _head(path)
-    if head.startswith(b"TRT-"):
+    form = form_of(path)
+    if form == "TensorRT cache":
         from trtforge.scales.codecs.trt_cache import CalibrationCache
 
-        return CalibrationCache.load(path).to_table(), "TensorRT cache"
-    if head.lstrip()[:1] in (b"{", b"["):
-        if _is_own(path):
-            return ScaleTable.load(path), "trtforge JSON"
+        return CalibrationCache.load(path).to_table(), form
+    if form == "trtforge JSON":
+        return ScaleTable.load(path), form
+    if form == "onnxruntime JSON":
         from trtforge.scales.codecs import ort_json
 
-        return ort_json.load(path), "onnxruntime JSON"
+        return ort_json.load(path), form
     from trtforge.graph.io import load
     from trtforge.scales.codecs.qdq_extract import extract
 
-    return extract(load(path))[1], "Q/DQ model"
+    return extract(load(path))[1], form
 
 
 def _head(path: Path) -> bytes:

@@ -109,7 +109,7 @@ def _place_weighted(
     for position, node in enumerate(graph.node):
         if node.op_type not in WEIGHTED or node.domain not in ("", "ai.onnx"):
             continue
-        activations, weights = _reads(node, index)
+        activations, weights = reads(node, index)
         reason = _why_float(node, index, policy)
         unfit = [node.input[slot] for slot in activations if node.input[slot] in others]
         missing = [node.input[slot] for slot in activations if node.input[slot] not in ranges]
@@ -148,7 +148,7 @@ def _why_float(node: NodeProto, index: Index, policy: Quantize) -> str:
     return reason
 
 
-def _reads(node: NodeProto, index: Index) -> tuple[list[int], dict[int, int | None]]:
+def reads(node: NodeProto, index: Index) -> tuple[list[int], dict[int, int | None]]:
     """Activation inputs, and weight inputs with their output-channel axis."""
     left, right = (index.constant(node.input[slot]) for slot in (0, 1))
     if node.op_type == "Conv":

@@ -7,24 +7,25 @@ an int32 bias behind a DequantizeLinear; scales in initializers or Constant node
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from trtforge.errors.calibration import QdqNotPlain
 from trtforge.graph.index import Index, subgraphs
 from trtforge.graph.model import Model
 from trtforge.graph.weights import Parked, park, read_tensor
+from trtforge.scales.codecs.extraction import NOTE, Conflict, Extraction, OnConflict, QuantizedWeight, Read
+from trtforge.scales.codecs.hidden_relu import restore_relus
 from trtforge.scales.codecs.placement import label
 from trtforge.scales.codecs.prune import drop_unused_constants
+from trtforge.scales.codecs.qdq_refused import AS_QDQ, disagree, is_integer, not_plain, nothing_found
 from trtforge.scales.codecs.weights import along
 from trtforge.scales.table import ScaleTable, TensorRange
 
 Array = np.ndarray[Any, Any]
-NOTE = "qdq_asymmetric"
-"""Key of the note that lists tensors whose range was asymmetric: their symmetric scale is a new one."""
 
 
 @dataclass(frozen=True)
@@ -49,30 +50,63 @@ def extract(model: Model) -> tuple[Model, ScaleTable]:
     Returns the float model under its original tensor names, and the ranges of its activations. The ``scale`` of a
     symmetric range is the one in the graph, bit for bit. Weights that were stored in INT8 come back as what they
     dequantize to; float weights behind a Q/DQ pair come back unchanged. An asymmetric pair (onnxruntime's default)
-    yields its range, and the tensor is listed in the table's notes.
+    yields its range, and the tensor is listed in the table's notes; a ReLU that its zero point stood for is a node
+    again.
 
     Raises:
         QdqNotPlain: no Q/DQ at all, or a form that has no counterpart in a ScaleTable; the message names the node.
     """
+    found = take_apart(model)
+    return found.model, found.table
+
+
+def take_apart(model: Model, on_conflict: OnConflict = "refuse") -> Extraction:
+    """What :func:`extract` returns, and what only the quantized graph knew.
+
+    Args:
+        on_conflict: what becomes of a tensor with several scales, which a ScaleTable cannot hold: an error, or the
+            widest of them, under which no value is clipped that was not clipped before.
+
+    Raises:
+        QdqNotPlain: see :func:`extract`. QdqScalesDisagree: a tensor has several scales and the answer is "refuse".
+    """
     skeleton, parked = park(model.proto)
     reader = _Reader(Model(skeleton, model.folder), parked)
     reader.read()
+    conflicts = reader.conflicts()
+    if conflicts and on_conflict == "refuse":
+        raise disagree(conflicts)
     graph = skeleton.graph
     kept = [NodeProto.FromString(node.SerializeToString()) for node in graph.node if not _is_linear(node)]
     renamed = reader.outputs_to_keep(kept)
     replace = {name: renamed.get(source, source) for name, source in reader.alias.items()} | renamed
+    reads: set[Read] = set()
     for node in kept:
+        through = [slot for slot, name in enumerate(node.input) if name in reader.alias]
         _rename_inputs(node, replace)
         for slot, name in enumerate(node.output):
             node.output[slot] = renamed.get(name, name)
+        reads |= {(next(filter(None, node.output), ""), slot) for slot in through}
+    outputs = frozenset(name for name in reader.alias if name in {value.name for value in graph.output})
     del graph.node[:]
     graph.node.extend(kept)
+    clipped = (renamed.get(name, name) for name in reader.clipped)
+    relus, reads = restore_relus(graph, clipped, reads, outputs)
     drop_unused_constants(skeleton)
     _drop_stale_types(graph)
     parked.restore(skeleton)
-    ranges = {renamed.get(name, name): seen for name, seen in reader.ranges.items()}
-    notes = {NOTE: [renamed.get(name, name) for name in reader.asymmetric]} if reader.asymmetric else {}
-    return Model(skeleton, model.folder), ScaleTable(ranges, notes=notes)
+    names = {name: relus.get(renamed.get(name, name), renamed.get(name, name)) for name in reader.ranges()}
+    ranges = {names[name]: seen for name, seen in reader.ranges().items()}
+    notes = {NOTE: [names[name] for name in reader.asymmetric]} if reader.asymmetric else {}
+    return Extraction(
+        Model(skeleton, model.folder),
+        ScaleTable(ranges, notes=notes),
+        frozenset(reads),
+        outputs,
+        tuple(reader.weights.values()),
+        conflicts,
+        tuple(relus.values()),
+    )
 
 
 class _Reader:
@@ -87,8 +121,10 @@ class _Reader:
         self._quantized: dict[str, tuple[str, _Params]] = {}
         self._restored: dict[tuple[str, ...], str] = {}
         self.alias: dict[str, str] = {}
-        self.ranges: dict[str, TensorRange] = {}
+        self.weights: dict[str, QuantizedWeight] = {}
         self.asymmetric: list[str] = []
+        self.clipped: set[str] = set()
+        self._seen: dict[str, dict[TensorRange, str]] = {}  # tensor -> its ranges -> the first node of each
 
     def read(self) -> None:
         found = False
@@ -100,18 +136,34 @@ class _Reader:
                 self._read_quantize(node)
             else:
                 self._read_dequantize(node)
+        if hidden := next(_linear_inside(self._graph), None):
+            raise not_plain(*hidden)
         if not found:
-            raise QdqNotPlain(
-                "the model has no Q/DQ nodes to extract scales from",
-                why="it holds neither QuantizeLinear nor DequantizeLinear",
-                next="calibrate it: `trtforge calibrate RECIPE`",
-            )
+            raise nothing_found(self._graph)
+
+    def ranges(self) -> dict[str, TensorRange]:
+        """One range a tensor: the widest that the model gives it."""
+        return {tensor: max(seen, key=_amax) for tensor, seen in self._seen.items()}
+
+    def conflicts(self) -> tuple[Conflict, ...]:
+        found = []
+        for tensor, seen in self._seen.items():
+            if len(seen) > 1:
+                widest_first = sorted(seen, key=_amax, reverse=True)
+                nodes, limits = tuple(map(seen.__getitem__, widest_first)), tuple(map(_amax, widest_first))
+                found.append(Conflict(tensor, nodes, limits))
+        return tuple(found)
 
     def _read_quantize(self, node: NodeProto) -> None:
         output = node.output[0]
         readers = self._index.consumers_of(output)
-        if output in self._index.outputs or any(reader.op_type != "DequantizeLinear" for reader in readers):
-            raise _not_plain(node, f"its integer output {output!r} is used by something else than a DequantizeLinear")
+        if other := next((reader for reader in readers if reader.op_type != "DequantizeLinear"), None):
+            form = "; this is onnxruntime's QOperator form, which TensorRT does not read" if is_integer(other) else ""
+            why = f"its integer output {output!r} is read by {other.op_type} {label(other)!r}, not only by"
+            raise not_plain(node, f"{why} DequantizeLinear{form}", next=AS_QDQ if form else "")
+        if output in self._index.outputs:
+            why = f"its integer output {output!r} is an output of the graph"
+            raise not_plain(node, why, next="put a DequantizeLinear behind it, so that the graph gives float")
         source = self.alias.get(node.input[0], node.input[0])
         self._quantized[output] = source, self._params(node)
 
@@ -121,34 +173,48 @@ class _Reader:
         if name in self._quantized:
             source, before = self._quantized[name]
             if not params.same(before):
-                raise _not_plain(node, "its scale or zero point is not that of the QuantizeLinear before it")
+                raise not_plain(node, "its scale or zero point is not that of the QuantizeLinear before it")
             self.alias[output] = source
             if self._index.constant(source) is None:
                 self._add_range(node, source, params)
+            else:
+                self._add_weight(source, params, before.zero.dtype)
         elif self._index.constant(name) is not None:
             self.alias[output] = self._restore_weight(node, params)
+        elif name in self._index.inputs:
+            why = f"its input {name!r} is an integer input of the graph"
+            raise not_plain(node, why, next="give the graph a float input and put a QuantizeLinear behind it")
         else:
-            raise _not_plain(node, f"its input {name!r} is neither quantized in the graph nor a constant")
+            raise not_plain(node, f"its input {name!r} is neither quantized in the graph nor a constant")
 
     def _add_range(self, node: NodeProto, tensor: str, params: _Params) -> None:
         if params.scale.size != 1:
-            raise _not_plain(node, f"{tensor!r} has {params.scale.size} scales; activations are quantized per tensor")
+            why = f"{tensor!r} has {params.scale.size} scales; activations are quantized per tensor"
+            raise not_plain(node, why, next="if it is a weight that the graph computes, fold it to a constant first")
         scale, zero = float(params.scale), int(params.zero)
         if not np.isfinite(scale) or scale <= 0:
-            raise _not_plain(node, f"the scale of {tensor!r} is {scale}")
+            raise not_plain(node, f"the scale of {tensor!r} is {scale}")
         if params.zero.dtype not in (np.int8, np.uint8):
-            raise _not_plain(node, f"{tensor!r} is quantized to {params.zero.dtype}, not to 8-bit integers")
+            raise not_plain(node, f"{tensor!r} is quantized to {params.zero.dtype}, not to 8-bit integers")
         limits = np.iinfo(params.zero.dtype)
         symmetric = zero == (int(limits.min) + int(limits.max) + 1) // 2
         if symmetric:
             seen = TensorRange.from_scale(scale)
         else:
             seen = TensorRange((limits.min - zero) * scale, (limits.max - zero) * scale, 0)
-        known = self.ranges.setdefault(tensor, seen)
-        if known != seen:
-            raise _not_plain(node, f"{tensor!r} is quantized twice, with amax {known.amax:g} and {seen.amax:g}")
+        self._seen.setdefault(tensor, {}).setdefault(seen, label(node))
+        if zero == limits.min:
+            self.clipped.add(tensor)
         if not symmetric and tensor not in self.asymmetric:
             self.asymmetric.append(tensor)
+
+    def _add_weight(self, tensor: str, params: _Params, stored: np.dtype[Any]) -> None:
+        if stored.kind not in "iu" or stored.itemsize != 1:
+            return  # a bias in int32, or a type of fewer bits: TensorRT's INT8 scales say nothing about it
+        limits = np.iinfo(stored)
+        middle = (int(limits.min) + int(limits.max) + 1) // 2
+        axis = params.axis if params.scale.size > 1 else None
+        self.weights[tensor] = QuantizedWeight(tensor, params.scale, axis, bool((params.zero == middle).all()))
 
     def _restore_weight(self, node: NodeProto, params: _Params) -> str:
         """Name of a float initializer with the dequantized values; one for all nodes that dequantize alike."""
@@ -157,14 +223,15 @@ class _Reader:
             return self._restored[key]
         values = self._constant(node, 0)
         if values.dtype.kind not in "iu" and values.dtype.name not in ("int2", "uint2", "int4", "uint4"):
-            raise _not_plain(node, f"its weight is stored as {values.dtype.name}, not as integers")
+            raise not_plain(node, f"its weight is stored as {values.dtype.name}, not as integers")
         axis = params.axis if params.scale.size > 1 else None
         if axis is not None and (axis >= values.ndim or values.shape[axis] != params.scale.size):
-            raise _not_plain(node, f"{params.scale.size} scales do not fit axis {axis} of shape {list(values.shape)}")
+            raise not_plain(node, f"{params.scale.size} scales do not fit axis {axis} of shape {list(values.shape)}")
         scale, zero = (along(part, axis, values.ndim) for part in (params.scale, params.zero))
         restored = (values.astype(np.int32) - zero.astype(np.int32)).astype(scale.dtype) * scale
         name = self._restored[key] = self._float_name(node)
         self._graph.initializer.append(numpy_helper.from_array(restored, name))
+        self._add_weight(name, params, values.dtype)
         return name
 
     def _float_name(self, node: NodeProto) -> str:
@@ -182,7 +249,7 @@ class _Reader:
     def _params(self, node: NodeProto) -> _Params:
         attributes = {attribute.name: attribute.i for attribute in node.attribute}
         if attributes.get("block_size"):
-            raise _not_plain(node, "it quantizes in blocks")
+            raise not_plain(node, "it quantizes in blocks")
         scale = self._constant(node, 1)
         if len(node.input) > 2 and node.input[2]:
             zero = self._constant(node, 2)
@@ -211,7 +278,7 @@ class _Reader:
     def _constant(self, node: NodeProto, slot: int) -> Array:
         tensor = self._index.constant(node.input[slot])
         if tensor is None:
-            raise _not_plain(node, f"its input {node.input[slot]!r} is computed in the graph, not constant")
+            raise not_plain(node, f"its input {node.input[slot]!r} is computed in the graph, not constant")
         return read_tensor(self._model, self._parked.find(tensor))
 
     def outputs_to_keep(self, nodes: list[NodeProto]) -> dict[str, str]:
@@ -238,6 +305,23 @@ def _is_linear(node: NodeProto) -> bool:
     return node.op_type in ("QuantizeLinear", "DequantizeLinear")
 
 
+def _linear_inside(graph: GraphProto) -> Iterator[tuple[NodeProto, str]]:
+    """Q/DQ nodes inside the subgraphs of a graph's nodes, with why they cannot be taken out."""
+    for owner in graph.node:
+        for subgraph in subgraphs(owner):
+            for node in subgraph.node:
+                if _is_linear(node):
+                    yield (
+                        node,
+                        f"it stands in a subgraph of {owner.op_type} {label(owner)!r}; TensorRT runs it in float",
+                    )
+            yield from _linear_inside(subgraph)
+
+
+def _amax(seen: TensorRange) -> float:
+    return seen.amax
+
+
 def _rename_inputs(node: NodeProto, names: dict[str, str]) -> None:
     """Replace what a node reads, also inside its subgraphs: ONNX names are unique across them."""
     for slot, name in enumerate(node.input):
@@ -255,12 +339,3 @@ def _drop_stale_types(graph: GraphProto) -> None:
     for position in reversed(range(len(graph.value_info))):
         if graph.value_info[position].name not in present:
             del graph.value_info[position]
-
-
-def _not_plain(node: NodeProto, why: str) -> QdqNotPlain:
-    return QdqNotPlain(
-        f"the quantization at {node.op_type} {label(node)!r} has no counterpart in a scale table",
-        where=label(node),
-        why=why,
-        next="quantize activations per tensor with constant scales, or start from the float model",
-    )

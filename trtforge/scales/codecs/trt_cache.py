@@ -133,8 +133,8 @@ def header_version(tensorrt: str) -> int:
         raise TensorRTCacheUnsupported(
             f"TensorRT {tensorrt} reads no calibration cache",
             why="version 11 removed the INT8 calibrators; ranges are given as Q/DQ nodes",
-            next="name the release of the device, 10 or older; for TensorRT 11 the kit of `trtforge build` holds the "
-            "same ranges as Q/DQ nodes, in model.qdq.onnx",
+            next="name the release of the device, 10 or older; for TensorRT 11 `trtforge scales convert` with "
+            "`--to qdq --model MODEL` writes the same scales as Q/DQ nodes; a kit of `trtforge build` has them too",
         )
     return major * (10000 if major >= 10 else 1000) + minor * 100 + patch
 

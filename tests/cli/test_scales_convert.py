@@ -1,0 +1,149 @@
+"""`trtforge scales convert` between Q/DQ models and caches: what it writes, what it tells, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from onnx.parser import parse_model
+
+QUANTIZED = Path(__file__).parents[1] / "scales" / "quantized"
+
+CONFLICT = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,2,3,3] x) => (float[1,2,3,3] out) {
+    q1 = QuantizeLinear(x, s, z)
+    d1 = DequantizeLinear(q1, s, z)
+    q2 = QuantizeLinear(x, t, z)
+    d2 = DequantizeLinear(q2, t, z)
+    a = Conv(d1, w)
+    b = Conv(d2, w)
+    out = Add(a, b)
+}"""
+
+
+@pytest.fixture
+def shop(workshop):
+    """A workshop with a quantized network of another maker, `quantized.onnx`."""
+    shutil.copy(QUANTIZED / "conv_net.modelopt.onnx", workshop.root / "quantized.onnx")
+    return workshop
+
+
+def to_cache(shop, *more: str):
+    return shop.forge("scales", "convert", "quantized.onnx", "net.cache", "--to", "trt-cache", *more)
+
+
+def test_a_quantized_model_becomes_a_plain_one_a_cache_and_precisions(shop) -> None:
+    options = ["--out", "plain.onnx", "--precisions", "layers.json", "--target", "orin-agx-64gb/dla"]
+    done = to_cache(shop, *options)
+    assert done.code == 0 and done.err == ""
+    assert (shop.root / "net.cache").read_text().splitlines()[0] == "TRT-100300-EntropyCalibration2"
+    plain = onnx.load(shop.root / "plain.onnx")
+    assert not {node.op_type for node in plain.graph.node} & {"QuantizeLinear", "DequantizeLinear"}
+    layers = json.loads((shop.root / "layers.json").read_text())
+    assert layers["layers"]["classes_node"]["precision"] == "float"
+    assert layers["trtexec"][1] in done.out
+    assert "7 scales of the model, 8 carried over" in done.out
+    assert "4 float tensors have no scale" in done.out
+    assert "main_2: main_2_node, sum_node in FP16 on the DLA" in done.out
+    assert "13.9x slower" in done.out
+    result = to_cache(shop, *options, "--json").json
+    assert result["without_scale"] == ["main_2", "mean", "flat", "classes"]
+    assert result["consequences"][0]["read_by"] == ["Add sum_node"]
+    assert result["precisions"]["layers"] == layers["layers"]
+    assert result["lost_weight_scales"] == result["conflicts"] == result["asymmetric"] == []
+
+
+def test_a_gpus_cache_is_min_max_and_trtexec_is_told_of(shop) -> None:
+    done = to_cache(shop, "--plain", "plain.onnx", "--precisions", "layers.json")
+    assert (shop.root / "net.cache").read_text().startswith("TRT-8602-MinMaxCalibration\n")
+    assert "--algorithm EntropyCalibration2" in done.out
+    assert "main_2: main_2_node, sum_node in FP16 or FP32" in done.out
+
+
+def test_a_cache_goes_back_into_a_model_with_the_same_bits(shop) -> None:
+    assert to_cache(shop, "--plain", "plain.onnx").code == 0
+    done = shop.forge("scales", "convert", "net.cache", "back.onnx", "--to", "qdq", "--model", "plain.onnx")
+    assert done.code == 0 and done.err == ""
+    assert "6 conv" in done.out and "2 nodes stay in float" in done.out
+    assert "10 scales are of tensors that no INT8 layer reads" in done.out
+    result = shop.forge("scales", "diff", "net.cache", "back.onnx", "--json").json["diff"]
+    assert result["changed"] == [] and result["only_b"] == [] and result["equal"] == 5
+    made = onnx.load(shop.root / "back.onnx")
+    ranks = {t.name: len(t.dims) for t in made.graph.initializer}
+    assert {ranks[n.input[1]] for n in made.graph.node if n.op_type == "QuantizeLinear"} == {0}
+
+
+def test_missing_scales_are_taken_from_a_calibration_and_given_ones_stay(shop) -> None:
+    assert to_cache(shop).code == 0
+    before = dict(line.rsplit(": ", 1) for line in (shop.root / "net.cache").read_text().splitlines()[1:])
+    (shop.root / "fill.cache").write_text(
+        "TRT-8602-MinMaxCalibration\nmain_2: 3c010204\nmean: 3c010204\nsum: 3c010204\n"
+    )
+    done = to_cache(shop, "--fill", "fill.cache")
+    assert done.code == 0 and "fill.cache: 2 scales for tensors that had none" in done.out
+    assert "2 float tensors have no scale" in done.out
+    after = dict(line.rsplit(": ", 1) for line in (shop.root / "net.cache").read_text().splitlines()[1:])
+    assert after == {**before, "main_2": "3c010204", "mean": "3c010204"}
+
+
+def test_an_old_opset_is_raised_for_qdq_nodes(shop) -> None:
+    body = '<ir_version: 6, opset_import: ["" : 11]> g (float[1,2,3,3] x) => (float[1,2,3,3] out) { out = Conv(x, w) }'
+    model = parse_model(body)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 2, 1, 1), np.float32), "w"))
+    onnx.save(model, shop.root / "old.onnx")
+    (shop.root / "old.cache").write_text("TRT-8602-MinMaxCalibration\nx: 3c010204\n")
+    done = shop.forge("scales", "convert", "old.cache", "new.onnx", "--to", "qdq", "--model", "old.onnx")
+    assert done.code == 0 and "opset raised from 11 to" in done.out
+    assert onnx.load(shop.root / "new.onnx").opset_import[0].version >= 13
+
+
+def test_two_scales_of_a_tensor_are_refused_or_the_widest_is_taken(shop) -> None:
+    model = parse_model(CONFLICT)
+    for name, value in {"s": np.float32(1), "t": np.float32(2), "z": np.int8(0)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 2, 1, 1), np.float32), "w"))
+    onnx.save(model, shop.root / "quantized.onnx")
+    refused = to_cache(shop)
+    assert refused.code == 5 and "CAL236" in refused.err and "--conflicts widest" in refused.err
+    assert not (shop.root / "net.cache").exists()
+    done = to_cache(shop, "--conflicts", "widest")
+    assert done.code == 0 and "x had 2 scales (amax 254, 127)" in done.err
+    assert "x: 40000000" in (shop.root / "net.cache").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["net.cache", "o.onnx", "--to", "qdq"], "USE100", "--model MODEL.onnx"),
+        (["net.cache", "o.json", "--to", "json", "--precisions", "p"], "USE105", "leave --precisions out"),
+        (["quantized.onnx", "o.json", "--to", "json", "--precisions", "p"], "USE100", "--plain plain.onnx"),
+        (["quantized.onnx", "o", "--to", "qdq", "--plain", "p", "--precisions", "p"], "USE100", "leave --precisions"),
+        (["net.cache", "o.onnx", "--to", "qdq", "--model", "models/net.onnx"], "CAL215", "0 of their 15 tensors"),
+        (["net.cache", "o", "--to", "trt-cache", "--fill", "net.cache"], "USE100", "--model MODEL.onnx"),
+        (["net.cache", "o.json", "--to", "json", "--model", "models/net.onnx"], "CAL215", "not of this model"),
+        (["net.cache", "o", "--to", "trt-cache", "--tensorrt", "11.4"], "CAL212", "--to qdq --model MODEL"),
+        (["net.cache", "o", "--to", "trt-cache", "--target", "xavier-nx/dla", "--tensorrt", "8.6"], "CAL212", "8.5.2"),
+        (
+            ["net.cache", "o", "--to", "trt-cache", "--target", "orin-nx-8gb/dla", "--tensorrt", "10.9"],
+            "CAL212",
+            "10.7",
+        ),
+        (
+            ["net.cache", "o", "--to", "trt-cache", "--target", "orin-nx-8gb/dla", "--algorithm", "MinMaxCalibration"],
+            "CAL212",
+            "leave --algorithm out",
+        ),
+        (["net.cache", "o", "--to", "trt-cache", "--target", "a3"], "RCP201", "a30"),
+        (["bad.cache", "o", "--to", "json"], "CAL211", "bad.cache:3"),
+    ],
+)
+def test_refusals_say_what_to_do(shop, options: list[str], code: str, said: str) -> None:
+    assert to_cache(shop).code == 0
+    (shop.root / "bad.cache").write_text("TRT-8602-MinMaxCalibration\nx: 3c010204\ny: 3c01\n")
+    done = shop.forge("scales", "convert", *options)
+    assert f"error[{code}]" in done.err and said in done.err
+    assert not (shop.root / options[1]).exists()
