@@ -201,6 +201,24 @@ def _(workshop, monkeypatch) -> None:
     workshop.bend("host", ("[infer-shapes]", plugin))
 
 
+@case("plugin-without-a-lowering-on-a-device", "build recipes/orin.yaml --quiet")
+def _(workshop, monkeypatch) -> None:
+    normalizing(workshop)
+    plugin = "[instance-norm-relu]\n    plugins: {instance-norm-relu: [trtforge]}"
+    workshop.bend("orin", *ORIN, ("[infer-shapes]", plugin))
+
+
+@case("plugins-overlap", "build recipes/orin.yaml --quiet")
+def _(workshop, monkeypatch) -> None:
+    """No two plugins of trtforge take one node: under the name of res2 comes a second one for normalizations."""
+    from trtforge import plugins
+
+    norm = plugins.ops()["instance-norm-relu"]
+    monkeypatch.setitem(plugins.ops(), "res2", type("Twin", (type(norm),), {"name": "res2"})())
+    normalizing(workshop)
+    workshop.bend("orin", *ORIN, ("[infer-shapes]", "[infer-shapes, instance-norm-relu, res2]"))
+
+
 @case("plugin-not-in-surgery", BUILD)
 def _(workshop, monkeypatch) -> None:
     workshop.bend("host", ("[infer-shapes]", "[infer-shapes]\n    plugins: {res2: [plain]}"))
@@ -209,6 +227,20 @@ def _(workshop, monkeypatch) -> None:
 @case("plugin-unknown", BUILD)
 def _(workshop, monkeypatch) -> None:
     workshop.bend("host", ("[infer-shapes]", "[infer-shapes, rse2]"))
+
+
+CASES["use-no-placement"] = Case("lint recipes/host.yaml --placement")
+
+
+@case("lint-refused-by-a-dla", "lint recipes/dla.yaml --placement", fixture="ward")
+def _(ward, monkeypatch) -> None:
+    text = (ward.root / "recipes/scan.yaml").read_text()
+    ward.recipe(
+        "dla",
+        text.replace("target: host", "target: orin-agx-64gb/dla").replace(
+            "onnxruntime", 'tensorrt\ntensorrt: "8.6"', 1
+        ),
+    )
 
 
 @case("lint-errors", "lint recipes/host.yaml")
@@ -375,17 +407,77 @@ def _(workshop, monkeypatch) -> None:
     (workshop.root / "notes.txt").write_text("the engine is on the other machine")
 
 
-@case("inspect-damaged-kit", "inspect engines/orin/net.kit.tar")
+@case("inspect-damaged-kit", "inspect engines/orin/net.kit.tar.zst")
 def _(workshop, monkeypatch) -> None:
     workshop.bend("orin", *ORIN)
     assert workshop.forge("build", "recipes/orin.yaml").code == 10
-    path = workshop.root / "engines/orin/net.kit.tar"
-    path.write_bytes(path.read_bytes()[:-20000])
+    path = workshop.root / "engines/orin/net.kit.tar.zst"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
 
 
 @case("kit-waits-for-its-device", "build recipes/orin.yaml --quiet")
 def _(workshop, monkeypatch) -> None:
     workshop.bend("orin", *ORIN)
+
+
+CASES["finish-no-kit"] = Case("finish models/net.onnx")
+
+
+@case("finish-on-another-machine", "finish engines/orin/net.kit.tar.zst")
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("orin", *ORIN)
+    assert workshop.forge("build", "recipes/orin.yaml").code == 10
+
+
+@case("finish-unsigned", "finish net.kit.tar.zst --require-signature kit_key.pub")
+def _(workshop, monkeypatch) -> None:
+    pytest.importorskip("cryptography", reason="extra `sign`")
+    assert workshop.forge("build", "recipes/host.yaml", "--out", "net.kit.tar.zst").code == 0
+    key = "AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+    (workshop.root / "kit_key.pub").write_text(f"ssh-ed25519 {key} kits\n")
+
+
+CASES["sign-with-no-key"] = Case("build recipes/host.yaml --kit --sign models/net.onnx")
+CASES["kit-of-two-places"] = Case("build recipes/host.yaml --on ssh://orin --out net.kit.tar.zst")
+
+# -- devices -----------------------------------------------------------------------------------------------
+
+CASES["device-bad-address"] = Case("build recipes/host.yaml --on nvidia@orin")
+
+
+def on_device(name: str, *said: str) -> None:
+    """OpenSSH ends with these words."""
+
+    @case(name, "build recipes/host.yaml --quiet --on ssh://nvidia@orin:2222")
+    def _(workshop, monkeypatch) -> None:
+        lines = "".join(f"echo '{line}' >&2\n" for line in said)
+        ssh = workshop.root / "ssh"
+        ssh.write_text(f"#!/bin/sh\n{lines}exit 255\n")
+        ssh.chmod(0o755)
+        monkeypatch.setenv("TRTFORGE_SSH", str(ssh))
+
+
+on_device(
+    "device-host-key-unknown",
+    "No ED25519 host key is known for [orin]:2222 and you have requested strict checking.",
+    "Host key verification failed.",
+)
+on_device(
+    "device-host-key-changed",
+    "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @",
+    "The fingerprint for the ED25519 key sent by the remote host is",
+    "SHA256:Xzv0rJgkWBzSVqEQjZfLzZ4lKdXZl9BPJUEb1zL4IJ8.",
+    "Offending ED25519 key in /home/me/.ssh/known_hosts:12",
+    "Host key verification failed.",
+)
+on_device("device-login-refused", "nvidia@orin: Permission denied (publickey,password).")
+on_device("device-not-reached", "ssh: Could not resolve hostname orin: Name or service not known")
+
+
+@case("device-without-a-client", "build recipes/host.yaml --quiet --on ssh://orin")
+def _(workshop, monkeypatch) -> None:
+    monkeypatch.setenv("TRTFORGE_SSH", "no-such-ssh")
 
 
 @case("out-is-no-folder", "run engines/host/net data/7.npy --out scores.txt")

@@ -46,7 +46,15 @@ def test_every_environment_variable() -> None:
     assert read == {name for row in rows("Environment variables") if (name := row[0].strip("`")).startswith("TRT")}
 
 
-PAGES = ["README.md", "docs/cli.md", "docs/recipes.md", "docs/volumes.md", "calib_data/README.md"]
+PAGES = [
+    "README.md",
+    "docs/cli.md",
+    "docs/device.md",
+    "docs/validate-on-device.md",
+    "docs/recipes.md",
+    "docs/volumes.md",
+    "calib_data/README.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -43,17 +43,22 @@ def prepared(workshop):
         ("backend: onnxruntime", 'backend: tensorrt\ntensorrt: "8.6"'),
     )
     assert workshop.forge("build", "recipes/orin.yaml", "--quiet").code == 10
+    assert workshop.forge("build", "recipes/host.yaml", "--out", "net.kit.tar.zst").code == 0
     assert workshop.forge("calibrate", "recipes/host.yaml").code == 0
     assert workshop.forge("scales", "convert", "net.scales.json", "net.cache", "--to", "trt-cache").code == 0
     return workshop
 
 
-KIT = "engines/orin/net.kit.tar"
+KIT = "engines/orin/net.kit.tar.zst"
 ENGINE = "engines/host/net"
 COMMANDS: list[tuple[str, list[str]]] = [
     ("build", ["build", "recipes/host.yaml"]),
     ("build", ["build", "recipes/host.yaml", "--force"]),
+    ("build", ["build", "recipes/host.yaml", "--kit"]),
+    ("finish", ["finish", "net.kit.tar.zst", "--store", "engines/finished"]),
+    ("finish", ["finish", "net.kit.tar.zst", "--only-check"]),
     ("calibrate", ["calibrate", "recipes/host.yaml", "--fresh"]),
+    ("tune", ["tune", "recipes/host.yaml", "--batches", "1", "--streams", "1", "--seconds", "0.1"]),
     ("run", ["run", ENGINE, "data/held.yaml"]),
     ("run", ["run", ENGINE, "data/7.npy", "data/8.npy", "--against", "none"]),
     ("inspect", ["inspect", ENGINE]),

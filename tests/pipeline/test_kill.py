@@ -168,7 +168,7 @@ def test_kit_killed_anywhere_is_whole_or_absent(workshop) -> None:
         ("target: host", "target: orin-agx-64gb/gpu"),
         ("backend: onnxruntime", 'backend: tensorrt\ntensorrt: "8.6"'),
     )
-    kit = workshop.root / "engines/orin/net.kit.tar"
+    kit = workshop.root / "engines/orin/net.kit.tar.zst"
     for at in (1, 3, 5):
         killed = bound(workshop, "build", "recipes/orin.yaml", "--force", at=at, inside=kit.parent)
         assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -13,6 +13,9 @@ from trtforge.engines.kit import read_kit
 ORIN = (("target: host", "target: orin-agx-64gb/gpu"), ("backend: onnxruntime", 'backend: tensorrt\ntensorrt: "8.6"'))
 DLA = (("target: host", "target: orin-agx-64gb/dla"), ("backend: onnxruntime", 'backend: tensorrt\ntensorrt: "8.6"'))
 
+FINISHED = {"graph.onnx", "recipe.json", "samples.json", "samples.bin", "trtforge.lock"}
+"""What `trtforge finish` takes, whatever the backend; the rest is for trtexec."""
+
 
 def engine(result: dict[str, Any]) -> dict[str, Any]:
     (only,) = result["engines"]
@@ -36,12 +39,12 @@ def test_a_kit_holds_what_the_device_needs(workshop) -> None:
     assert row["parity"]["passed"] is True
     assert "error[KIT101]" in done.err
     assert "trtexec" in done.err
-    kit = read_kit(Path(row["path"]))
+    kit = read_kit(Path(row["path"])).info
     assert (kit.engine, kit.target, kit.backend, kit.key) == ("net", "orin-agx-64gb/gpu", "tensorrt", row["key"])
     folder = workshop.root / "unpacked"
     read_kit(Path(row["path"]), into=folder)
     assert set(workshop.files(folder)) == set(kit.members)
-    assert set(kit.members) == {"model.onnx", "recipe.json", "scales.json", "minmax.cache", "entropy2.cache"}
+    assert set(kit.members) == {*FINISHED, "model.onnx", "scales.json", "minmax.cache", "entropy2.cache"}
     model = onnx.load(folder / "model.onnx")
     assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 16, 16]
     assert [node.op_type for node in model.graph.node if "Quantize" in node.op_type] == []
@@ -53,6 +56,11 @@ def test_a_kit_holds_what_the_device_needs(workshop) -> None:
     recipe = json.loads((folder / "recipe.json").read_text())
     assert recipe["target"] == "orin-agx-64gb/gpu"
     assert str(workshop.root) not in json.dumps([recipe, kit.to_json()])
+    locked = json.loads((folder / "trtforge.lock").read_text())["recipes"]["orin.yaml"]
+    assert locked == json.loads((workshop.root / "recipes/trtforge.lock").read_text())["recipes"]["orin.yaml"]
+    samples = json.loads((folder / "samples.json").read_text())
+    assert [entry["id"] for entry in samples["verify"]] == ["6.npy", "7.npy", "8.npy"]
+    assert samples["probes"] == [] and samples["total"] == 3  # only onnxruntime checks itself by probes
 
 
 def test_the_dla_is_named_in_the_command_that_finishes_a_kit(workshop) -> None:
@@ -77,7 +85,7 @@ def test_the_cache_names_the_release_on_the_device(workshop, said: str, header: 
     workshop.bend("orin", ORIN[0], ("backend: onnxruntime", f'backend: tensorrt\ntensorrt: "{said}"'))
     assert workshop.forge("build", "recipes/orin.yaml").code == 10
     folder = workshop.root / "unpacked"
-    read_kit(Path("engines/orin/net.kit.tar"), into=folder)
+    read_kit(Path("engines/orin/net.kit.tar.zst"), into=folder)
     assert (folder / "minmax.cache").read_text().startswith(f"{header}-MinMaxCalibration\n")
 
 
@@ -91,8 +99,8 @@ def test_a_kit_for_tensorrt_11_carries_its_ranges_as_nodes(workshop) -> None:
     workshop.bend("orin", ORIN[0], ("backend: onnxruntime", 'backend: tensorrt\ntensorrt: "11.4.1"'))
     assert workshop.forge("build", "recipes/orin.yaml").code == 10
     folder = workshop.root / "unpacked"
-    kit = read_kit(Path("engines/orin/net.kit.tar"), into=folder)
-    assert set(kit.members) == {"model.onnx", "model.qdq.onnx", "recipe.json", "scales.json"}
+    kit = read_kit(Path("engines/orin/net.kit.tar.zst"), into=folder).info
+    assert set(kit.members) == {*FINISHED, "model.onnx", "model.qdq.onnx", "scales.json"}
     model = onnx.load(folder / "model.qdq.onnx")
     assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 16, 16]
     _, written = extract(Model(model))
@@ -115,8 +123,8 @@ def test_a_float_kit_for_tensorrt_11_has_half_precision_in_its_graph(workshop) -
     )
     assert workshop.forge("build", "recipes/orin.yaml").code == 10
     folder = workshop.root / "unpacked"
-    kit = read_kit(Path("engines/orin/net.kit.tar"), into=folder)
-    assert set(kit.members) == {"model.onnx", "model.fp16.onnx", "recipe.json"}
+    kit = read_kit(Path("engines/orin/net.kit.tar.zst"), into=folder).info
+    assert set(kit.members) == {*FINISHED, "model.onnx", "model.fp16.onnx"}
     weights = {weight.name: weight.data_type for weight in onnx.load(folder / "model.fp16.onnx").graph.initializer}
     assert set(weights.values()) == {onnx.TensorProto.FLOAT16}
     assert "--onnx=model.fp16.onnx" in kit.facts["on_device"]
@@ -145,7 +153,7 @@ def test_a_kit_needs_to_know_the_release(workshop, target: str, tensorrt: str, c
 def test_a_second_build_keeps_the_kit(workshop) -> None:
     workshop.bend("orin", *ORIN)
     assert workshop.forge("build", "recipes/orin.yaml").code == 10
-    kit = workshop.root / "engines/orin/net.kit.tar"
+    kit = workshop.root / "engines/orin/net.kit.tar.zst"
     before = kit.stat().st_mtime_ns
     again = workshop.forge("build", "recipes/orin.yaml")
     assert again.code == 10
@@ -158,7 +166,7 @@ def test_a_second_build_keeps_the_kit(workshop) -> None:
 
 def test_kits_of_the_same_inputs_are_equal(workshop) -> None:
     workshop.bend("orin", *ORIN)
-    kit = workshop.root / "engines/orin/net.kit.tar"
+    kit = workshop.root / "engines/orin/net.kit.tar.zst"
     made = []
     for _ in range(2):
         assert workshop.forge("build", "recipes/orin.yaml", "--force").code == 10

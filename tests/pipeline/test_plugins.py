@@ -97,6 +97,18 @@ def test_an_engine_with_plugins_is_built_and_says_which(hospital: Any) -> None:
 
 
 @pytest.mark.rtx
+def test_an_fp16_engine_has_the_plugins_with_float16_kernels(hospital: Any) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="extra `rtx`")
+    engine, manifest = built(hospital, "--set", "engines.volume.precision=fp16")
+    assert engine["parity"]["passed"] is True
+    nodes = {one["name"]: len(one["nodes"]) for one in manifest["plugins"]}
+    assert nodes == {"InstanceNormRelu": 2, "PixelShuffle3dConcat": 1}
+    assert manifest["report"]["fp16"]["float_nodes"] == []
+    refused = [match for match in manifest["report"]["surgery"]["matches"] if match["plugin"] == "conv3d-small"]
+    assert {match["lowering"] for match in refused} == {"plain"}
+
+
+@pytest.mark.rtx
 def test_an_engine_whose_plugin_is_another_one_here_is_refused(hospital: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorrt_rtx", reason="extra `rtx`")
     from trtforge.backends.tensorrt_rtx_.backend import TensorRTRtxBackend
@@ -126,6 +138,57 @@ def test_what_the_recipe_allows_and_nothing_serves_is_an_error_at_its_line(hospi
     assert "InstanceNormalization_TRT" in error["why"]
 
 
+@pytest.fixture
+def twins(hospital: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The hospital with a second plugin for normalizations, under the name of res2, which its network has none of."""
+    from trtforge import plugins
+
+    norm = plugins.ops()["instance-norm-relu"]
+    twin = type("Twin", (type(norm),), {"__doc__": norm.__doc__, "name": "res2"})()
+    monkeypatch.setitem(plugins.ops(), "res2", twin)
+    text = RECIPE.replace("conv3d-small]", "conv3d-small, res2]")
+    hospital.recipe("volume", text)
+    hospital.recipe("orin", text.replace("a100-sxm-80gb", "orin-agx-64gb/gpu").replace(
+        "backend: tensorrt_rtx", 'backend: tensorrt\ntensorrt: "8.6"'
+    ))  # fmt: skip
+    return hospital
+
+
+@pytest.mark.parametrize("command", ["build", "surgery"])
+def test_two_plugins_for_one_node_are_an_error_at_the_recipes_line(twins: Any, command: str) -> None:
+    failed = twins.forge(command, "recipes/orin.yaml", "--json")
+    assert failed.code == 4
+    error = failed.json["error"]
+    assert error["code"] == "ONX120"
+    assert error["what"] == "two plugins claim the node that makes 'n0'"
+    assert error["where"] == "recipes/orin.yaml:8:14"
+    assert error["why"] == "instance-norm-relu at 'norm0' and res2 at 'norm0' both replace it"
+    assert error["next"] == "remove one of them from `surgery`, or write `plugins: {res2: [plain]}`"
+
+
+@pytest.mark.parametrize("left", ["res2", "instance-norm-relu"])
+def test_what_the_error_advises_gives_the_nodes_to_the_other(twins: Any, left: str) -> None:
+    done = twins.forge("surgery", "recipes/orin.yaml", "--json", "--set", f"engines.volume.plugins.{left}=[plain]")
+    assert done.code == 0, done.err
+    matches = [
+        match
+        for match in done.json["engines"][0]["plugins"]["matches"]
+        if match["plugin"] in ("res2", "instance-norm-relu")
+    ]
+    assert {(match["plugin"] == left, match["lowering"]) for match in matches} == {(True, "plain"), (False, "stock")}
+    assert sorted(match["at"] for match in matches) == ["norm0", "norm0", "norm1", "norm1"]
+
+
+@pytest.mark.rtx
+def test_two_plugins_for_one_node_and_the_compiler(twins: Any) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="extra `rtx`")
+    assert twins.build(recipe="volume", code=4)["error"]["code"] == "ONX120"
+    _, manifest = built(twins, "--set", "engines.volume.plugins.res2=[plain]")
+    assert {one["name"]: len(one["nodes"]) for one in manifest["plugins"]}["InstanceNormReluInt8"] == 2
+    owners = {match["plugin"]: match["lowering"] for match in manifest["report"]["surgery"]["matches"]}
+    assert (owners["instance-norm-relu"], owners["res2"]) == ("trtforge", "plain")
+
+
 def test_the_host_runs_the_graph_as_it_is(hospital: Any) -> None:
     text = RECIPE.replace("a100-sxm-80gb", "host").replace("tensorrt_rtx", "onnxruntime")
     hospital.recipe("here", text)
@@ -149,3 +212,41 @@ def test_functions_are_written_out_for_onnxruntime(hospital: Any) -> None:
         None, {"x": volume}
     )
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.rtx
+def test_a_kit_with_plugins_is_finished_like_a_build(hospital: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kit brings the kernels' sources and binaries; a machine without NVRTC takes the binaries."""
+    pytest.importorskip("tensorrt_rtx", reason="extra `rtx`")
+    from trtforge.engines.kit import read_kit
+    from trtforge.errors.environment import MissingPackage
+    from trtforge.kernels import cubins
+
+    _, direct = built(hospital)
+    assert hospital.forge("build", "recipes/volume.yaml", "--out", "volume.kit.tar.zst").code == 0
+    members = set(read_kit(hospital.root / "volume.kit.tar.zst").info.members)
+    assert {
+        "plugins/instance_norm_relu/kernel.cu",
+        "plugins/instance_norm_relu/instance_norm_relu.sm80.cubin",
+    } <= members
+
+    def lacking(kernels: Any) -> Any:
+        raise MissingPackage("no NVRTC")
+
+    with monkeypatch.context() as device:
+        device.setattr(cubins, "_Nvrtc", lacking)
+        device.setenv("TRTFORGE_CACHE", str(hospital.root / "other"))
+        done = hospital.forge("finish", "volume.kit.tar.zst", "--store", "finished")
+    assert done.code == 0, done.err
+    finished = json.loads((hospital.root / "finished/volume/1/manifest.json").read_text())
+    assert finished["plugins"] == direct["plugins"] and finished["key"] == direct["key"]
+    assert finished["parity"] == direct["parity"]
+
+
+@pytest.mark.rtx
+def test_a_kit_with_other_kernels_is_refused(hospital: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="extra `rtx`")
+    assert hospital.forge("build", "recipes/volume.yaml", "--out", "volume.kit.tar.zst").code == 0
+    monkeypatch.setattr("trtforge.pipeline.finish.sha256_file", lambda path: "0" * 64)
+    done = hospital.forge("finish", "volume.kit.tar.zst", "--json")
+    assert (done.code, done.json["error"]["code"]) == (7, "ENG115")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trtforge.cli import keys
 from trtforge.cli.options import Json, NoProgress, Only, Quiet, RecipePath, Set
+from trtforge.cli.outcomes import row, show
 from trtforge.cli.ui import Ui, shown
 
 if TYPE_CHECKING:
-    from trtforge.cli.results import BuiltEngine
-    from trtforge.pipeline.build import Outcome
+    from trtforge.pipeline.build import KitWish, Outcome
     from trtforge.pipeline.job import Job
 
 
@@ -28,6 +31,24 @@ def build(
     store: Annotated[Path | None, typer.Option("--store", help="Engine store; default `engines/<recipe name>`")] = None,
     locked: Annotated[bool, typer.Option("--locked", help="Refuse any drift from trtforge.lock")] = False,
     force: Annotated[bool, typer.Option("--force", help="Build even when an engine of these inputs exists")] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="ssh://USER@HOST",
+            help="Compile on this device over SSH and bring the engine back; [:PORT][/PATH/TO/TRTFORGE]",
+            show_default=False,
+        ),
+    ] = None,
+    kit: Annotated[bool, typer.Option("--kit", help="Write kits, also where this machine could compile")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write the kit of one engine here; implies --kit"),
+    ] = None,
+    sign: keys.Sign = None,
+    no_samples: Annotated[
+        bool, typer.Option("--no-samples", help="Kits keep no samples; the device then cannot measure its engine")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     no_progress: NoProgress = False,
@@ -40,41 +61,81 @@ def build(
     ui = Ui(json=json, quiet=quiet, progress=not no_progress)
     started = time.monotonic()
     from trtforge.engines import lock
-    from trtforge.errors.backend import NeedsDevice
-    from trtforge.pipeline.build import build as build_one
+    from trtforge.errors.usage import OneEngineNeeded, OptionsContradict
+    from trtforge.pipeline.build import KitWish
     from trtforge.pipeline.job import plan
     from trtforge.recipe.load import load
 
+    if on is not None and (kit or out is not None):
+        what = "`--on` finishes the engine on the device; `--kit` and `--out` leave it to you"
+        raise OptionsContradict(what, next="give one of them")
+    wish = KitWish(kit or out is not None, out, keys.signer(sign), not no_samples)
     loaded = load(recipe, overrides=set_ or ())
-    jobs = plan(loaded, only=only or (), store=store, progress=ui)
+    jobs = plan(loaded, only=only or (), store=store, locked=locked, progress=ui)
+    if out is not None and len(jobs) != 1:
+        raise OneEngineNeeded(
+            f"`--out` names one file, and there are {len(jobs)} engines",
+            where=shown(recipe),
+            why=", ".join(job.name for job in jobs),
+            next=f"add --only {jobs[0].name}",
+        )
     pins = lock.lock_path(loaded.path)
     lock.read(pins)  # a damaged one is said before the work, not after it
     if locked:
         for job in jobs:
             lock.check(pins, loaded.path.name, job.name, lock.Pins.of(job.key_inputs))
     outcomes: list[Outcome] = []
-    for job in jobs:
-        ui.log(f"{job.name}: {job.engine.precision} for {job.target.key} with {job.backend.name}")
-        outcomes.append(build_one(job, force=force, progress=ui))
-        _show(ui, outcomes[-1])
-        if not locked and not set_:  # an experiment on the command line is not what the recipe stands for
-            _pin(ui, pins, job)
+    with _builder(on, wish, force, ui) as build_one:
+        for job in jobs:
+            ui.log(f"{job.name}: {job.engine.precision} for {job.target.key} with {job.backend.name}")
+            outcomes.append(build_one(job))
+            show(ui, outcomes[-1])
+            if not locked and not set_:  # an experiment on the command line is not what the recipe stands for
+                _pin(ui, pins, job)
     ui.log(f"done in {time.monotonic() - started:.2f} s")
-    ui.result("build", {"recipe": str(recipe), "engines": [_row(outcome) for outcome in outcomes]})
-    kits = [outcome.path for outcome in outcomes if outcome.status == "kit"]
-    if kits:
-        from trtforge.engines.kit import read_kit
+    ui.result("build", {"recipe": str(recipe), "engines": [row(outcome) for outcome in outcomes]})
+    _end(ui, recipe, outcomes)
 
-        ui.end(
-            NeedsDevice(
-                f"the engine waits for the device: {outcomes[-1].job.target.name}"
-                if len(kits) == 1
-                else f"{len(kits)} of {len(outcomes)} engines wait for the device: {outcomes[-1].job.target.name}",
-                where=", ".join(map(str, kits)),
-                why=outcomes[-1].why,
-                next=f"copy the kit there, unpack it (tar -xf), and run: {read_kit(kits[-1]).facts['on_device']}",
-            )
+
+@contextmanager
+def _builder(on: str | None, wish: KitWish, force: bool, ui: Ui) -> Iterator[Callable[[Job], Outcome]]:
+    """What builds one job: this machine, or a device that stays connected from one engine to the next."""
+    if on is None:
+        from trtforge.pipeline.build import build as build_here
+
+        yield lambda job: build_here(job, force=force, kit=wish, progress=ui)
+        return
+    from trtforge.device.address import parse
+    from trtforge.device.build import build_on
+    from trtforge.device.link import Link
+
+    with Link(parse(on), progress=ui) as link:
+        yield lambda job: build_on(job, link, force=force, kit=wish, progress=ui)
+
+
+def _end(ui: Ui, recipe: Path, outcomes: Sequence[Outcome]) -> None:
+    """Exit with 10 when engines wait for their device without having been asked to."""
+    from trtforge.errors.backend import NeedsDevice
+
+    kits = [outcome for outcome in outcomes if outcome.status == "kit" and outcome.why]
+    if not kits:
+        return
+    from trtforge.engines.kit import read_kit
+
+    last = kits[-1]
+    device, by_hand = last.job.target.name, read_kit(last.path).info.facts["on_device"]
+    ui.end(
+        NeedsDevice(
+            f"the engine waits for the device: {device}"
+            if len(kits) == 1
+            else f"{len(kits)} of {len(outcomes)} engines wait for the device: {device}",
+            where=", ".join(str(outcome.path) for outcome in kits),
+            why=last.why,
+            next=f"trtforge build {shown(recipe)} --on ssh://USER@HOST\n"
+            f"or copy the kit there, and run: trtforge finish {last.path.name}\n"
+            f"or, where trtforge is not installed, unpack it (tar -xf), and run: {by_hand}",
         )
+    )
 
 
 def _pin(ui: Ui, path: Path, job: Job) -> None:
@@ -93,27 +154,3 @@ def _pin(ui: Ui, path: Path, job: Job) -> None:
         ui.log(f"{job.name}: inputs pinned in {shown(path)}")
     for drift in drifts if pinned else ():
         ui.log(f"{path.name}: {drift}")
-
-
-def _show(ui: Ui, outcome: Outcome) -> None:
-    if outcome.status == "up-to-date":
-        ui.say(f"{outcome.path}: up to date, nothing to do")
-        return
-    done = "kit prepared, compilation needs the device" if outcome.status == "kit" else outcome.status
-    ui.say(f"{outcome.path}: {done}")
-    for line in outcome.facts:
-        ui.say(f"  {line}")
-
-
-def _row(outcome: Outcome) -> BuiltEngine:
-    return {
-        "engine": outcome.job.name,
-        "target": outcome.job.target.key,
-        "backend": outcome.job.backend.name,
-        "status": outcome.status,
-        "path": str(outcome.path),
-        "version": outcome.version,
-        "key": outcome.job.key,
-        "seconds": round(outcome.seconds, 3),
-        "parity": dict(outcome.parity) if outcome.parity else None,
-    }

@@ -14,7 +14,7 @@ from trtforge.cli.ui import Ui
 from trtforge.errors.usage import NoSuchFile, NothingToInspect
 from trtforge.memory import human_bytes
 
-FILES = (".onnx", ".tar", ".plan")
+FILES = (".onnx", ".zst", ".plan")
 SAMPLES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".npy", ".npz", ".nii", ".gz")
 
 
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     what: Annotated[
-        str, typer.Argument(metavar="WHAT", help="An engine, a store, a .plan, a .tar kit or a .onnx file")
+        str, typer.Argument(metavar="WHAT", help="An engine, a store, a .plan, a kit (.kit.tar.zst) or a .onnx file")
     ],
     json: Json = False,
 ) -> None:
@@ -40,7 +40,7 @@ def inspect(
         raise NoSuchFile("there is no such file", where=what, next="check the path; a store is a folder: engines/host")
     if path.suffix == ".onnx":
         _model(ui, path)
-    elif path.suffix == ".tar":
+    elif path.suffix == ".zst":
         _kit(ui, path)
     elif path.is_file() and path.name != "manifest.json":
         if (better := _better(path)) is not None:
@@ -89,12 +89,17 @@ def _holds(path: Path, start: bytes) -> bool:
 
 def _kit(ui: Ui, path: Path) -> None:
     from trtforge.engines.kit import read_kit
+    from trtforge.engines.signature import claimed
 
-    kit = read_kit(path)
+    found = read_kit(path)
+    kit, signature = found.info, found.signature
     rows = [(name, human_bytes(entry.size), entry.sha256[:16]) for name, entry in kit.members.items()]
     ui.say(f"{path}: kit for {kit.target}, engine {kit.engine}, key {kit.key[:12]}")
+    signed_by = claimed(signature) if signature is not None else None
+    unchecked = f"by {signed_by}, not checked: trtforge finish KIT --only-check --require-signature PUBLIC_KEY"
+    ui.say(f"signed: {unchecked if signed_by else 'no'}")
     ui.table("Members", ("file", "size", "sha256"), rows, right="size")
-    ui.result("inspect", {"kind": "kit", "path": str(path), "kit": kit.to_json()})
+    ui.result("inspect", {"kind": "kit", "path": str(path), "kit": kit.to_json(), "signed_by": signed_by})
 
 
 def _model(ui: Ui, path: Path) -> None:

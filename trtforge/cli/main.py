@@ -30,7 +30,9 @@ INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell reports a process that SIGINT 
 
 COMMANDS = (
     "build",
+    "finish",
     "calibrate",
+    "tune",
     "run",
     "prepare",
     "inspect",
@@ -42,6 +44,7 @@ COMMANDS = (
     "explain",
     "doctor",
     "schema",
+    "far",
 )
 
 app = typer.Typer(

@@ -29,6 +29,15 @@ class Build(TypedDict):
     engines: list[BuiltEngine]
 
 
+class Finish(TypedDict):
+    """``signature_held``: one was required, and the kit has it. ``engine`` is null with ``--only-check``."""
+
+    schema: str
+    kit: str
+    signature_held: bool
+    engine: BuiltEngine | None
+
+
 class CalibratedEngine(TypedDict):
     engine: str
     path: str
@@ -42,6 +51,16 @@ class CalibratedEngine(TypedDict):
 class Calibrate(TypedDict):
     schema: str
     engines: list[CalibratedEngine]
+
+
+class Tune(TypedDict):
+    """``best``: the combination, each unit's rate and all together in samples a second, p99 in milliseconds."""
+
+    schema: str
+    engine: str
+    best: dict[str, Any]
+    measured: int
+    out: str
 
 
 class Run(TypedDict):
@@ -110,6 +129,7 @@ class Inspect(TypedDict, total=False):
     files: dict[str, Literal["as published", "CHANGED", "MISSING"]]
     header: dict[str, Any] | None
     kit: dict[str, Any]
+    signed_by: str | None
     model: dict[str, Any]
     engines: list[StoredEngine]
 
@@ -190,7 +210,23 @@ class ScalesShow(TypedDict):
 
 
 ScalesConvert = TypedDict(
-    "ScalesConvert", {"schema": str, "from": str, "to": str, "out": str, "tensors": int, "without_scale": list[str]}
+    "ScalesConvert",
+    {
+        "schema": str,
+        "from": str,
+        "to": str,
+        "out": str,
+        "tensors": int,
+        "without_scale": list[str],
+        "consequences": NotRequired[list[dict[str, Any]]],
+        "asymmetric": NotRequired[list[str]],
+        "restored_relus": NotRequired[list[str]],
+        "conflicts": NotRequired[list[dict[str, Any]]],
+        "lost_weight_scales": NotRequired[list[dict[str, Any]]],
+        "carried": NotRequired[dict[str, str]],
+        "precisions": NotRequired[dict[str, Any]],
+        "qdq": NotRequired[dict[str, Any]],
+    },
 )
 
 
@@ -218,9 +254,63 @@ class Finding(TypedDict):
     fix: str
 
 
+class PlacedNode(TypedDict):
+    """``why``, ``doubts``: kind, why, origin, versions, fix and whether it is certain, of each."""
+
+    node: str
+    op: str
+    device: Literal["dla", "gpu", "refused", "folded"]
+    loadable: int | None
+    precision: Literal["int8", "fp16"] | None
+    cuts: bool
+    why: list[dict[str, Any]]
+    doubts: list[dict[str, Any]]
+
+
+class LoadableSizes(TypedDict):
+    number: int
+    nodes: int
+    first: str
+    last: str
+    weight_bytes: int
+    largest_tensor_bytes: int
+    internal_bytes: int
+    batch: int | None
+
+
+class Placement(TypedDict):
+    """``limit``: loadables that a core holds; ``wanted``: how many there would be without it."""
+
+    note: str
+    limit: int
+    wanted: int
+    nodes: list[PlacedNode]
+    loadables: list[LoadableSizes]
+    fusions: list[list[str]]
+
+
+class HelpfulPass(TypedDict):
+    name: str
+    why: str
+    reason: str
+    changes_values: bool
+
+
+class LintFix(TypedDict):
+    """``surgery``: for the recipe; null where nothing helps. ``findings``: those that would be left."""
+
+    surgery: list[str] | None
+    passes: list[HelpfulPass]
+    findings: list[Finding]
+
+
 class LintedEngine(TypedDict):
+    """``placement`` with `--placement`, ``fix`` with `--fix`; the placement then is the one after it."""
+
     engine: str
     findings: list[Finding]
+    placement: NotRequired[Placement]
+    fix: NotRequired[LintFix]
 
 
 class Lint(TypedDict):
@@ -296,9 +386,11 @@ class Error(TypedDict):
 RESULTS: dict[str, type] = {
     "build": Build,
     "calibrate": Calibrate,
+    "tune": Tune,
     "doctor": Doctor,
     "error": Error,
     "explain": Explain,
+    "finish": Finish,
     "inspect": Inspect,
     "lint": Lint,
     "recipe": RecipeShow,

@@ -13,7 +13,7 @@ from trtforge.memory import human_bytes
 if TYPE_CHECKING:
     from trtforge.cli.results import StoredEngine
 
-KITS = "*.kit.tar"
+KITS = "*.kit.tar.zst"
 
 
 def stored(folder: Path) -> list[StoredEngine]:
@@ -78,7 +78,7 @@ def _entries(root: Path) -> Iterator[StoredEngine]:
         }
     for path in sorted(root.glob(KITS)):
         try:
-            kit = read_kit(path)
+            kit = read_kit(path).info
         except TrtforgeError as error:
             yield _broken(path, error)
             continue

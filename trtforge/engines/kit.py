@@ -1,7 +1,11 @@
-"""A kit: all that a device needs to finish a build, in one sealed tar archive.
+"""A kit: all that a device needs to finish a build, in one sealed tar archive, compressed by zstd.
 
 Its first member, `kit.json`, names every other with size and digest, and says what is to be built for which target.
-Archives of equal content are equal byte for byte: members are sorted, and times, owners and modes are fixed.
+Behind it may come `kit.sig`, a signature over its seal. Archives of equal content are equal byte for byte (by one
+version of zstd): members are sorted, and times, owners and modes are fixed.
+
+Reading trusts nothing: `kit.json` decides how many bytes are looked at, a required signature is checked before any
+other member, and each member is held to its digest before the folder it is unpacked to gets its name.
 """
 
 from __future__ import annotations
@@ -17,20 +21,34 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 from trtforge import __version__
 from trtforge.digest import canonical_json, sha256_bytes, sha256_file
+from trtforge.engines.key import engine_key
 from trtforge.engines.manifest import FileRecord, seal
 from trtforge.engines.records import Doc, RecordError, from_json, json_schema, to_json
-from trtforge.errors.engine import KitDamaged, KitNotWritten, KitUnsafe
+from trtforge.engines.signature import Signature
+from trtforge.errors.kit import KitDamaged, KitNotWritten, KitUnsafe
 from trtforge.files import atomic_open
 
-KIT = "kit.json"
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from trtforge.engines.signature import Signer, Trusted
+    from trtforge.engines.zstd import Reader
+
+KIT, SIGNATURE = "kit.json", "kit.sig"
+SUFFIX = ".kit.tar.zst"
+SCHEMA_VERSION = 2
 MAX_HEAD = 64 << 20
+MAX_SIGNATURE = 4096
+HEADER = 64 << 10  # of one member in tar: itself, a long name before it, padding, and what is read ahead
+MAX_BYTES = 64 << 30
+MAX_RATIO, ANY_RATIO_BELOW = 200, 1 << 30
+"""Weights get at most some times smaller. Content of a GiB or more that claims to be 200 times its file is a bomb."""
+
 CHUNK = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}")
 
 Json = dict[str, Any]
 
@@ -41,45 +59,72 @@ class KitInfo:
 
     schema: Annotated[int, Doc("Version of this format", const=SCHEMA_VERSION)] = SCHEMA_VERSION
     trtforge: Annotated[str, Doc("Version of trtforge that wrote it")] = __version__
+    recipe_name: Annotated[str, Doc("Name of the recipe's file without its ending; names the store by default")]
     engine: Annotated[str, Doc("Name of the engine to build")]
     target: Annotated[str, Doc("Target key of the recipe")]
     backend: Annotated[str, Doc("Compiler that finishes it")]
-    key: Annotated[str, Doc("Cache key of the engine")]
+    key: Annotated[str, Doc("Digest of key_inputs: the cache key, but for the tools of the device")]
     key_inputs: Annotated[Json, Doc("Every input that decides the engine's bytes, by name")]
     recipe: Annotated[Json, Doc("The engine's recipe after extends, variables and overrides")]
     facts: Annotated[Json, Doc("Model origin, target's data sheet, calibration receipt, ...")] = field(
         default_factory=dict
     )
-    members: Annotated[Mapping[str, FileRecord], Doc("Every member but kit.json")] = field(default_factory=dict)
+    members: Annotated[Mapping[str, FileRecord], Doc("Every member but kit.json and kit.sig")] = field(
+        default_factory=dict
+    )
     seal: Annotated[str, Doc("Digest of every other field", pattern="^[0-9a-f]{64}$")] = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all members, unpacked."""
+        return sum(record.size for record in self.members.values())
 
     def to_json(self) -> Json:
         return cast(Json, to_json(self))
 
 
+@dataclass(frozen=True)
+class Kit:
+    """A kit that was read and found sound. ``signature``: the one it carries; only `Trusted` says whose it is."""
+
+    info: KitInfo
+    signature: Signature | None
+
+
 def schema() -> Json:
     """The JSON Schema of `kit.json`."""
-    return json_schema(KitInfo, id="urn:trtforge:kit:1", title="trtforge kit")
+    return json_schema(KitInfo, id="urn:trtforge:kit:2", title="trtforge kit")
 
 
-def write_kit(path: Path, files: Mapping[str, Path | bytes], info: KitInfo) -> KitInfo:
+def write_kit(path: Path, files: Mapping[str, Path | bytes], info: KitInfo, signer: Signer | None = None) -> KitInfo:
     """Write a kit; it is whole or absent.
 
     Args:
         files: member name (plain, `/` for folders) -> a file, streamed, or its content.
-        info: what the kit says about itself; members and seal are filled in.
+        info: what the kit says about itself; key, members and seal are filled in.
+        signer: who signs it; nobody when None.
 
     Raises ENG133: no space, no permission, or a file changed while it was read. ValueError for a bad member name.
     """
-    if bad := [name for name in files if name == KIT or not _NAME.fullmatch(name)]:
+    from trtforge.engines.zstd import writing
+
+    if bad := [name for name in files if name in (KIT, SIGNATURE) or not _NAME.fullmatch(name)]:
         raise ValueError(f"not a name for a kit's member: {bad[0]!r}")
     try:
         members = {name: _record(files[name]) for name in sorted(files)}
-        value = json.loads(canonical_json(replace(info, members=members).to_json()))
+        keyed = replace(info, members=members, key=engine_key(info.key_inputs))
+        value = json.loads(canonical_json(keyed.to_json()))
         info = from_json(KitInfo, value | {"seal": seal(value)})
-        head = (json.dumps(info.to_json(), indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-        with atomic_open(path) as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            archive.addfile(_entry(KIT, len(head)), io.BytesIO(head))
+        first = {KIT: _text(info.to_json())}
+        if signer is not None:
+            first[SIGNATURE] = _text(to_json(signer.sign(info.seal)))
+        with (
+            atomic_open(path) as stream,
+            writing(stream, info.size + len(first[KIT])) as packed,
+            tarfile.open(fileobj=cast(Any, packed), mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            for name, content in first.items():
+                archive.addfile(_entry(name, len(content)), io.BytesIO(content))
             for name, record in members.items():
                 _add(archive, name, record, files[name])
     except OSError as error:
@@ -92,45 +137,53 @@ def write_kit(path: Path, files: Mapping[str, Path | bytes], info: KitInfo) -> K
     return info
 
 
-def read_kit(path: Path, *, into: Path | None = None) -> KitInfo:
+def read_kit(path: Path, *, into: Path | None = None, trusted: Trusted | None = None) -> Kit:
     """Check a whole kit, member by member, and unpack it if a place is given.
 
     Args:
         into: a folder that does not exist yet; it appears only when everything was found sound.
+        trusted: whose signature the kit must have; None: a signature is not looked at.
 
-    Raises ENG131, ENG132, and ENG133 when ``into`` cannot be written.
+    Raises ENG131, ENG132, ENG134, and ENG133 when ``into`` cannot be written.
     """
     if into is None:
-        return _read(path, lambda name: None)
+        return _read(path, lambda name: None, trusted)
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{into.name}.", dir=into.parent))
         try:
-            info = _read(path, lambda name: _create(staging / name))
+            kit = _read(path, lambda name: _create(staging / name), trusted, room=shutil.disk_usage(staging).free)
             staging.chmod(0o755)
             staging.rename(into)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
-        raise KitNotWritten(
-            "the kit could not be unpacked",
-            where=str(into),
-            why=error.strerror or str(error),
-            next="make room, or choose a folder that does not exist yet",
-        ) from error
-    return info
+        raise _not_unpacked(into, error.strerror or str(error)) from error
+    return kit
 
 
-def _read(path: Path, sink: Callable[[str], BinaryIO | None]) -> KitInfo:
+def _read(path: Path, sink: Callable[[str], BinaryIO | None], trusted: Trusted | None, room: int | None = None) -> Kit:
+    from trtforge.engines.zstd import MAGIC, Reader
+
     with _open(path) as stream, _told_as_damage(path):
-        with tarfile.open(fileobj=stream, mode="r:") as archive:
-            info = _members(path, archive, sink)
-            stream.seek(archive.offset)
-        # Behind the end mark there is only padding, to a full record; anything else was appended by someone.
-        rest = stream.read(2 * tarfile.RECORDSIZE)
-        if rest.strip(b"\0") or len(rest) == 2 * tarfile.RECORDSIZE:
-            raise _damaged(path, "there is something behind its end")
-    return info
+        if not (start := stream.read(len(MAGIC))).startswith(MAGIC):
+            old = ": a kit of an older trtforge, or not a kit" if start else ""
+            raise _damaged(path, f"it is not compressed by zstd{old}")
+        stream.seek(0)
+        packed = Reader(stream)
+        packed.allow(HEADER)
+        with tarfile.open(fileobj=cast(Any, packed), mode="r|", bufsize=tarfile.RECORDSIZE) as archive:
+            kit = _members(path, archive, packed, sink, trusted, room)
+            packed.allow(3 * tarfile.RECORDSIZE)
+            _check_end(path, cast(BinaryIO, archive.fileobj), packed)
+    return kit
+
+
+def _check_end(path: Path, unpacked: BinaryIO, packed: Reader) -> None:
+    """Behind the end mark there is only padding, to a full record; anything else was appended by someone."""
+    rest = unpacked.read(2 * tarfile.RECORDSIZE)
+    if rest.strip(b"\0") or len(rest) == 2 * tarfile.RECORDSIZE or packed.rest():
+        raise _damaged(path, "there is something behind its end")
 
 
 def _open(path: Path) -> BinaryIO:
@@ -140,33 +193,82 @@ def _open(path: Path) -> BinaryIO:
         raise _damaged(path, error.strerror or str(error)) from error
 
 
-def _members(path: Path, archive: tarfile.TarFile, sink: Callable[[str], BinaryIO | None]) -> KitInfo:
-    entries = iter(archive)
-    info = _head(path, archive, next(entries, None))
+def _members(
+    path: Path,
+    archive: tarfile.TarFile,
+    packed: Reader,
+    sink: Callable[[str], BinaryIO | None],
+    trusted: Trusted | None,
+    room: int | None,
+) -> Kit:
+    def following() -> tarfile.TarInfo | None:
+        packed.allow(HEADER)
+        return archive.next()
+
+    info = _head(path, archive, following(), packed)
+    _check_size(path, info, room)
+    entry, signature = following(), None
+    if entry is not None and entry.name == SIGNATURE:
+        signature = _signature(path, archive, entry)
+        entry = following()
+    if trusted is not None:
+        trusted.check(signature, info.seal, kit=path)
     seen: set[str] = set()
-    for entry in entries:
+    while entry is not None:
         _check_safe(path, entry)
         record = info.members.get(entry.name)
         if record is None or entry.name in seen or entry.size != record.size:
             raise _damaged(path, f"the member {entry.name!r} is not one that {KIT} lists, or is there twice")
         seen.add(entry.name)
+        packed.allow(entry.size + HEADER)
         _copy_member(path, archive, entry, record, sink(entry.name))
+        entry = following()
     if missing := sorted(info.members.keys() - seen):
         raise _damaged(path, f"the member {missing[0]!r} is missing")
-    return info
+    return Kit(info, signature)
 
 
-def _head(path: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo | None) -> KitInfo:
+def _head(path: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo | None, packed: Reader) -> KitInfo:
     if entry is None or entry.name != KIT or not entry.isreg() or entry.size > MAX_HEAD:
         raise _damaged(path, f"its first member is not {KIT}")
-    content = cast(BinaryIO, archive.extractfile(entry)).read()
-    value = json.loads(content)
+    packed.allow(entry.size + HEADER)
+    value = json.loads(cast(BinaryIO, archive.extractfile(entry)).read())
     if isinstance(value, dict) and value.get("schema") != SCHEMA_VERSION:
         raise _damaged(path, f"it has schema {value.get('schema')!r}; this trtforge reads schema {SCHEMA_VERSION}")
     info = from_json(KitInfo, value)
     if info.seal != seal(value):
         raise _damaged(path, f"{KIT} was changed: its seal is {info.seal[:12]}, the rest digests to {seal(value)[:12]}")
+    if info.key != engine_key(info.key_inputs):
+        raise _damaged(path, f"{KIT} contradicts itself: its key is not that of its inputs")
+    # Both become names of folders on the device.
+    if bad := [name for name in (info.engine, info.recipe_name) if not _PLAIN.fullmatch(name)]:
+        raise _damaged(path, f"{KIT}: {bad[0]!r} is no name of an engine or a recipe")
+    if any(record.size < 0 for record in info.members.values()):
+        raise _damaged(path, f"{KIT}: a member has less than no bytes")
     return info
+
+
+def _check_size(path: Path, info: KitInfo, room: int | None) -> None:
+    """What the members claim to be is checked before any of them is looked at."""
+    packed = path.stat().st_size
+    if info.size > MAX_BYTES or info.size > max(ANY_RATIO_BELOW, MAX_RATIO * packed):
+        raise KitUnsafe(
+            "the kit is not safe to unpack",
+            where=str(path),
+            why=f"{packed:,} bytes claim to hold {info.size:,}",
+            next="do not use it; get the kit again from the machine that built it",
+        )
+    if room is not None and info.size > room:
+        raise _not_unpacked(path, f"it unpacks to {info.size:,} bytes; {room:,} are free")
+
+
+def _signature(path: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Signature:
+    if not entry.isreg() or entry.size > MAX_SIGNATURE:
+        raise _damaged(path, f"{SIGNATURE} is no signature")
+    try:
+        return from_json(Signature, json.loads(cast(BinaryIO, archive.extractfile(entry)).read()))
+    except RecordError as error:
+        raise _damaged(path, f"{SIGNATURE}: {error}") from error
 
 
 def _check_safe(path: Path, entry: tarfile.TarInfo) -> None:
@@ -205,6 +307,10 @@ def _create(path: Path) -> BinaryIO:
     return path.open("xb")
 
 
+def _text(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
 def _record(source: Path | bytes) -> FileRecord:
     if isinstance(source, bytes):
         return FileRecord(sha256_bytes(source), len(source))
@@ -240,12 +346,30 @@ def _entry(name: str, size: int) -> tarfile.TarInfo:
 
 @contextmanager
 def _told_as_damage(path: Path) -> Iterator[None]:
+    from trtforge.engines.zstd import TooMuch, ZstdError
+
     try:
         yield
     except RecordError as error:
         raise _damaged(path, f"{KIT}: {error}") from error
-    except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
+    except TooMuch as error:
+        raise KitUnsafe(
+            "the kit is not safe to unpack",
+            where=str(path),
+            why=str(error),
+            next="do not use it; get the kit again from the machine that built it",
+        ) from error
+    except (tarfile.TarError, ZstdError, EOFError, ValueError, TypeError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
+
+
+def _not_unpacked(where: Path, why: str) -> KitNotWritten:
+    return KitNotWritten(
+        "the kit could not be unpacked",
+        where=str(where),
+        why=why,
+        next="make room, or choose a folder that does not exist yet",
+    )
 
 
 def _damaged(path: Path, why: str) -> KitDamaged:

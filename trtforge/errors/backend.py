@@ -195,7 +195,8 @@ class NeedsDevice(TrtforgeError):
     """This engine can only be compiled on the device it is for.
 
     Native TensorRT compiles for the GPU or DLA in the machine it runs on, by timing kernels there. Everything that
-    does not need the device was done here; the rest is done on it.
+    does not need the device was done here, and is in the kit. The device finishes it: over SSH by
+    `trtforge build RECIPE --on ssh://USER@HOST`, or by `trtforge finish KIT`, typed there.
     """
 
     code = "KIT101"

@@ -21,6 +21,7 @@ EXIT_CODES: dict[str, int] = {
     "KIT": 10,  # everything possible here was done; the device must finish it
     "LNT": 11,  # lint findings that are errors
     "VOL": 12,  # scans, and labels of their voxels
+    "DEV": 13,  # a device that is reached over SSH
 }
 """Family prefix of an error code -> process exit code. 0 is success, 1 an internal error, 130 Ctrl-C."""
 

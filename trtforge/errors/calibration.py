@@ -288,7 +288,8 @@ class TensorRTCacheUnsupported(TrtforgeError):
     """A TensorRT calibration cache cannot be written for this version or these tensors.
 
     TensorRT 11 has no calibrators and reads no cache (Q/DQ nodes take their place); a tensor name with a line break
-    cannot be written at all; an algorithm must be one of TensorRT's four. The message says which it is.
+    cannot be written at all; an algorithm must be one of TensorRT's four, and for a DLA ``EntropyCalibration2``;
+    between 10.8 and 10.16 TensorRT has no DLA. The message says which it is.
     """
 
     code = "CAL212"

@@ -198,38 +198,6 @@ class LockUnreadable(TrtforgeError):
     title = "lock file unreadable"
 
 
-class KitDamaged(TrtforgeError):
-    """A kit is not what was written: truncated, a member missing, added or changed, or not a kit at all.
-
-    A kit is a tar archive whose first member, `kit.json`, lists every other with size and digest. Copy the kit again
-    (in binary mode) or build it again.
-    """
-
-    code = "ENG131"
-    title = "kit damaged"
-
-
-class KitUnsafe(TrtforgeError):
-    """A kit holds a member that no kit of trtforge has: a link, a device, or a path that leaves the kit's folder.
-
-    Such an archive was made by something else, perhaps to overwrite files where it is unpacked. Nothing was written.
-    Do not use it; get the kit from the machine that built it.
-    """
-
-    code = "ENG132"
-    title = "kit is not safe to unpack"
-
-
-class KitNotWritten(TrtforgeError):
-    """A kit could not be written: the disk is full, the folder is not writable, or an input changed meanwhile.
-
-    No partial kit was left behind. Name another place with `--out`, or make room.
-    """
-
-    code = "ENG133"
-    title = "kit could not be written"
-
-
 class NotAPlan(TrtforgeError):
     """The file is not an engine plan.
 

@@ -61,9 +61,10 @@ class UnknownSchema(TrtforgeError):
 
 
 class NoPlainModel(TrtforgeError):
-    """`trtforge scales convert --plain` writes a model without its Q/DQ nodes, so it needs a model that has them.
+    """`trtforge scales convert` was asked for what only a Q/DQ model tells, and was given a file of scales.
 
-    The file given holds scales only. Leave `--plain` out, or give the Q/DQ model itself.
+    `--plain` writes the model without its Q/DQ nodes, `--precisions` which of its layers were INT8. Leave the option
+    out, or give the Q/DQ model itself.
     """
 
     code = "USE105"
@@ -73,7 +74,7 @@ class NoPlainModel(TrtforgeError):
 class NoSuchFile(TrtforgeError):
     """`trtforge inspect` was given the name of a file that does not exist.
 
-    A name that ends in `.onnx`, `.plan` or `.tar` is taken for a file, relative to the working directory. Engines and
+    A name that ends in `.onnx`, `.plan` or `.zst` is taken for a file, relative to the working directory. Engines and
     stores are folders, and are also found by their bare names under `engines/`.
     """
 
@@ -133,6 +134,39 @@ class WouldOverwrite(TrtforgeError):
 
     code = "USE111"
     title = "result over an input"
+
+
+class OptionsContradict(TrtforgeError):
+    """Two options were given that ask for different things.
+
+    The message names both. Leave one out.
+    """
+
+    code = "USE112"
+    title = "options contradict each other"
+
+
+class BadAddress(TrtforgeError):
+    """`trtforge build --on` was given an address that is none.
+
+    It has the form `ssh://USER@HOST:PORT/PATH/TO/TRTFORGE`. Only the host is needed: user, port and everything else
+    are what your OpenSSH configuration (`~/.ssh/config`) says for it, and `trtforge` is looked for in the device's
+    PATH. A path that begins with `/~/` is relative to the home folder there: `ssh://orin/~/venv/bin/trtforge`.
+    """
+
+    code = "USE113"
+    title = "not an address of a device"
+
+
+class NoPlacement(TrtforgeError):
+    """`trtforge lint` was asked for a placement on the DLA, and no engine chosen is for a DLA.
+
+    `--placement`, `--html` and `--fix` are for recipes with a target such as `orin-agx-64gb/dla`; elsewhere every layer
+    runs on the one processor there is. `--set target=...` tries another target without a change of the recipe.
+    """
+
+    code = "USE114"
+    title = "no DLA to place layers on"
 
 
 class LintFailed(TrtforgeError):

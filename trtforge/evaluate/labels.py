@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trtforge.backends.base import Session
 from trtforge.errors.verify import NothingToVerify, VerificationMissed
@@ -13,6 +13,11 @@ from trtforge.progress import QUIET, Progress
 from trtforge.recipe.models import Engine
 from trtforge.runtime.windows.loop import segment
 from trtforge.samples.volumes import Case
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 
 @dataclass(frozen=True)
@@ -83,13 +88,34 @@ def compare_labels(
     the volumes raises (VOL, CAL).
     """
     (spec,) = engine.inputs.values()
+
+    def labelled() -> Iterator[tuple[str, Array, Array]]:
+        for case in cases:
+            volume = case.placed.array
+            yield case.id, volume, segment(reference, volume, spec.shape, engine.sliding, progress=progress).labels
+
+    return compare_with_labels(candidate, labelled(), engine, at_least, progress=progress)
+
+
+def compare_with_labels(
+    candidate: Session,
+    labelled: Iterable[tuple[str, Array, Array]],
+    engine: Engine,
+    at_least: float,
+    *,
+    progress: Progress = QUIET,
+) -> LabelsReport:
+    """The same, against labels that the reference gave earlier. ``labelled``: id, [D, H, W] volume, its labels.
+
+    Raises NothingToVerify (VER103), and what the loop raises (ENG304, ENG305).
+    """
+    (spec,) = engine.inputs.values()
     rows = []
-    for case in cases:
-        expected = segment(reference, case.placed.array, spec.shape, engine.sliding, progress=progress).labels
-        found = segment(candidate, case.placed.array, spec.shape, engine.sliding, progress=progress).labels
+    for name, volume, expected in labelled:
+        found = segment(candidate, volume, spec.shape, engine.sliding, progress=progress).labels
         names = class_names(engine, int(max(expected.max(), found.max())) + 1)
         scores = dice(found, expected, len(names))
-        rows.append(LabelsRow(case.id, dict(zip(names[1:], scores, strict=True)), mean(scores)))
+        rows.append(LabelsRow(name, dict(zip(names[1:], scores, strict=True)), mean(scores)))
     if not rows:
         raise NothingToVerify("there is nothing to compare", why="the set is empty", next="give at least one volume")
     return LabelsReport(mean([row.mean for row in rows]), at_least, tuple(rows))

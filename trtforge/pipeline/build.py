@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trtforge.pipeline.job import Job
+from trtforge.pipeline.job import Job, tool_versions
 from trtforge.progress import QUIET, Progress
 
 if TYPE_CHECKING:
-    from trtforge.backends.base import CompileRequest
+    from trtforge.backends.base import CompileRequest, CompileResult
+    from trtforge.engines.signature import Signer
+    from trtforge.engines.store import EngineVersion
     from trtforge.pipeline.prepare import Prepared
     from trtforge.samples.base import Sample
 
@@ -35,42 +37,95 @@ class Outcome:
     facts: list[str] = field(default_factory=list)
 
 
-def build(job: Job, *, force: bool = False, progress: Progress = QUIET) -> Outcome:
-    """Build, verify and publish the engine of a job; a kit when only the device can compile it.
+@dataclass(frozen=True)
+class KitWish:
+    """What is said about kits. ``wanted``: one is, also where this machine could compile. ``path``: another place than
+    beside the store's engines. ``signer``: who signs it. ``samples``: it may keep some, for the device to measure by.
+    """
+
+    wanted: bool = False
+    path: Path | None = None
+    signer: Signer | None = None
+    samples: bool = True
+
+
+NO_WISH = KitWish()
+
+
+def build(job: Job, *, force: bool = False, kit: KitWish = NO_WISH, progress: Progress = QUIET) -> Outcome:
+    """Build, verify and publish the engine of a job; a kit when one is wanted or only the device can compile it.
 
     Two builds of one engine at once wait for each other; the second finds the first's engine.
     Raises ONX, CAL, BLD, ENG, VER and ENV errors; then nothing was published.
     """
     started = time.monotonic()
     _ = job.key  # digested before the work: it tells of the files that the work begins with
-    if not force and (found := _existing(job, started)):
+    if not force and (found := _existing(job, kit, started)):
         return found
     with job.store.build_lock(job.name, progress=progress):
-        if not force and (found := _existing(job, started) or _republished(job, started, progress)):
+        if not force and (found := _existing(job, kit, started) or _again(job, kit, started, progress)):
             return found
-        return _build(job, started, progress)
+        return _build(job, kit, started, progress)
 
 
-def _existing(job: Job, started: float) -> Outcome | None:
+def _existing(job: Job, kit: KitWish, started: float) -> Outcome | None:
     """What an earlier build of the same inputs left: an engine, or a kit that waits for its device."""
     from trtforge.pipeline import reference
 
-    found = job.store.find(job.name, job.key)
-    if found and found.version == job.store.versions(job.name)[-1]:
+    if not kit.wanted and (found := newest(job, started) or _finished_elsewhere(job, started)):
         reference.remember(job)
-        parity = found.manifest.parity
-        return Outcome(job, "up-to-date", found.path, found.version, time.monotonic() - started, parity=parity)
-    if needs_device(job) and _has_kit(job):
-        why = job.backend.availability().why
-        return Outcome(job, "kit", job.kit_path, None, time.monotonic() - started, why, facts=["already there"])
+        return found
+    if kit.wanted or needs_device(job):
+        path = kit.path or job.kit_path
+        if _has_kit(job, path, kit):
+            return _kit_outcome(job, path, started, kit, facts=["already there"])
     return None
 
 
-def _republished(job: Job, started: float, progress: Progress) -> Outcome | None:
+def newest(job: Job, started: float) -> Outcome | None:
+    """The engine of a job's inputs, when it is the newest version."""
+    found = job.store.find(job.name, job.key)
+    if found is None or found.version != job.store.versions(job.name)[-1]:
+        return None
+    return _up_to_date(job, found, started)
+
+
+def _up_to_date(job: Job, found: EngineVersion, started: float) -> Outcome:
+    seconds = time.monotonic() - started
+    return Outcome(job, "up-to-date", found.path, found.version, seconds, parity=found.manifest.parity)
+
+
+def _finished_elsewhere(job: Job, started: float) -> Outcome | None:
+    """The newest version, when a device made it of these inputs: its key has that device's tools, unknown here."""
+    if not needs_device(job) or not (versions := job.store.versions(job.name)):
+        return None
+    from trtforge.errors.engine import ManifestChanged, ManifestUnreadable
+
+    try:
+        version = job.store.get(job.name, versions[-1])
+    except (ManifestChanged, ManifestUnreadable):
+        return None
+    theirs, ours = dict(version.manifest.key_inputs), dict(job.key_inputs)
+    tools, prepared_with = theirs.pop("tools", {}), tool_versions()
+    ours.pop("tools")
+    made = str(tools.get("trtforge", "")).partition(";")[0]  # behind it, another source that finished it
+    same = theirs == ours and {**tools, "trtforge": made}.items() >= prepared_with.items()
+    return _up_to_date(job, version, started) if same and job.store.find(job.name, version.manifest.key) else None
+
+
+def _again(job: Job, kit: KitWish, started: float, progress: Progress) -> Outcome | None:
+    from trtforge.pipeline import reference
+
+    if kit.wanted or (found := republished(job, started, progress)) is None:
+        return None
+    reference.remember(job)
+    return found
+
+
+def republished(job: Job, started: float, progress: Progress) -> Outcome | None:
     """An older version of the same inputs, published again: whoever asks for the engine gets the newest version."""
     from trtforge.engines.load import check_files
     from trtforge.errors.engine import EngineFileChanged, EngineFileMissing
-    from trtforge.pipeline import reference
 
     older = job.store.find(job.name, job.key)
     if older is None:
@@ -82,20 +137,22 @@ def _republished(job: Job, started: float, progress: Progress) -> Outcome | None
     names = sorted(older.manifest.files, key=lambda name: name != older.manifest.engine_file)
     files = {name: older.path / name for name in names}
     new = job.store.publish(job.name, files, older.manifest, progress=progress)
-    reference.remember(job)
     facts = [f"the same inputs gave version {older.version}: published again, nothing was compiled"]
     seconds = time.monotonic() - started
     return Outcome(job, "republished", new.path, new.version, seconds, "", new.manifest.parity, facts)
 
 
-def _has_kit(job: Job) -> bool:
+def _has_kit(job: Job, path: Path, wish: KitWish) -> bool:
     from trtforge.engines.kit import read_kit
-    from trtforge.errors.engine import KitDamaged, KitUnsafe
+    from trtforge.errors.kit import KitDamaged, KitUnsafe
 
     try:
-        return job.kit_path.exists() and read_kit(job.kit_path).key == job.key
+        found = read_kit(path) if path.exists() else None
     except (KitDamaged, KitUnsafe):
         return False  # it is made again
+    if found is None or found.info.key != job.key or found.info.facts.get("samples") != wish.samples:
+        return False
+    return (found.signature and found.signature.key) == (wish.signer and wish.signer.public)
 
 
 def needs_device(job: Job) -> bool:
@@ -103,29 +160,86 @@ def needs_device(job: Job) -> bool:
     return job.backend.name == "tensorrt" and not job.backend.availability().can_compile
 
 
-def _build(job: Job, started: float, progress: Progress) -> Outcome:
-    from trtforge.pipeline import kit, record, reference, verify
+def _build(job: Job, wish: KitWish, started: float, progress: Progress) -> Outcome:
+    from trtforge.pipeline import kit, reference, verify
     from trtforge.pipeline.prepare import prepare
     from trtforge.pipeline.workdir import workdir
 
-    if needs_device(job) and job.engine.precision == "int8":
+    for_device = wish.wanted or needs_device(job)
+    if for_device and job.backend.name == "tensorrt" and job.engine.precision == "int8":
         kit.tensorrt_version(job)  # what it raises is better raised before the calibration
     prepared = prepare(job, progress=progress)
     with workdir() as folder:
-        if needs_device(job):
+        if for_device:
             parity = verify.prepared(job, prepared, folder, progress)  # first: a kit that misses its bound is none
-            path = kit.write(job, prepared, folder, window_files(job, folder, progress))
-            facts = _facts(prepared, {}, parity)
-            why = job.backend.availability().why
-            return Outcome(job, "kit", path, None, time.monotonic() - started, why, parity, facts)
-        result = job.backend.compile(_request(job, prepared, folder, progress))
-        parity = verify.compiled(job, result, progress)
-        files = dict(result.files) | window_files(job, folder, progress)
-        if prepared.scales_path is not None:
-            files["scales.json"] = prepared.scales_path
-        manifest = record.manifest(job, prepared, result, parity)
-        published = job.store.publish(job.name, files, manifest, progress=progress)
+            path = wish.path or job.kit_path
+            kit.write(
+                job,
+                prepared,
+                folder,
+                path=path,
+                engine_files=window_files(job, folder, progress),
+                # Only onnxruntime checks itself by them, and samples are the user's data: no more than needed.
+                probes=_probes(job) if job.backend.name == "onnxruntime" else [],
+                parity=parity,
+                samples=wish.samples,
+                signer=wish.signer,
+                progress=progress,
+            )
+            return _kit_outcome(job, path, started, wish, parity, _facts(prepared, {}, parity))
+        outcome = produce(
+            job,
+            prepared,
+            folder,
+            probes=_probes(job),
+            beside=window_files(job, folder, progress),
+            measure=lambda result: verify.compiled(job, result, progress),
+            started=started,
+            progress=progress,
+        )
     reference.remember(job)
+    return outcome
+
+
+def _kit_outcome(
+    job: Job,
+    path: Path,
+    started: float,
+    wish: KitWish,
+    parity: Mapping[str, Any] | None = None,
+    facts: Sequence[str] = (),
+) -> Outcome:
+    why = "" if wish.wanted else job.backend.availability().why
+    return Outcome(job, "kit", path, None, time.monotonic() - started, why, parity, list(facts))
+
+
+def produce(
+    job: Job,
+    prepared: Prepared,
+    folder: Path,
+    *,
+    probes: Sequence[Sample],
+    beside: Mapping[str, Path],
+    measure: Callable[[CompileResult], dict[str, Any] | None],
+    started: float,
+    progress: Progress,
+) -> Outcome:
+    """Compile what was prepared, measure the engine, publish it.
+
+    Args:
+        probes: samples for the backend's self-checks.
+        beside: further files of the engine's folder.
+        measure: the verdict on the engine; raises when it misses its bound.
+    """
+    from trtforge.pipeline import record
+
+    result = job.backend.compile(_request(job, prepared, folder, probes, progress))
+    parity = measure(result)
+    files = dict(result.files) | dict(beside)
+    if prepared.scales_path is not None:
+        files["scales.json"] = prepared.scales_path
+    manifest = record.manifest(job, prepared, result, parity)
+    published = job.store.publish(job.name, files, manifest, progress=progress)
     facts = _facts(prepared, result.report, parity)
     seconds = time.monotonic() - started
     return Outcome(job, "built", published.path, published.version, seconds, "", parity, facts)
@@ -142,7 +256,9 @@ def window_files(job: Job, folder: Path, progress: Progress) -> dict[str, Path]:
     return kept.write(folder, job.engine.sliding, window_of(job.engine.inputs[name]), sm, progress=progress)
 
 
-def _request(job: Job, prepared: Prepared, workdir: Path, progress: Progress) -> CompileRequest:
+def _request(
+    job: Job, prepared: Prepared, workdir: Path, probes: Sequence[Sample], progress: Progress
+) -> CompileRequest:
     from trtforge.backends.base import CompileRequest
 
     return CompileRequest(
@@ -153,7 +269,8 @@ def _request(job: Job, prepared: Prepared, workdir: Path, progress: Progress) ->
         workdir=workdir,
         plugins=prepared.planned.plan,
         situation=prepared.planned.situation,
-        probes=_probes(job),
+        probes=probes,
+        locked=job.locked,
         progress=progress,
     )
 

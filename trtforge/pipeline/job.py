@@ -6,7 +6,7 @@ Imports nothing heavy, so that a build that has nothing to do says so at once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -18,11 +18,12 @@ from trtforge.backends import registry
 from trtforge.backends.base import Backend
 from trtforge.digest import digest_json, sha256_file
 from trtforge.engines.key import engine_key, source_digest
+from trtforge.engines.kit import SUFFIX
 from trtforge.engines.store import Store
 from trtforge.errors.environment import MissingPackage
 from trtforge.progress import QUIET, Progress
 from trtforge.recipe.load import LoadedRecipe
-from trtforge.recipe.models import Dla, Engine
+from trtforge.recipe.models import Dla, Engine, InputSpec
 from trtforge.recipe.sources import FetchedModel, fetch
 from trtforge.samples.base import SampleSet
 from trtforge.samples.load import FileSamples, open_set
@@ -37,7 +38,10 @@ TOOLS = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "polygraphy", "pil
 
 @dataclass(frozen=True)
 class Job:
-    """One engine to build. ``store_root`` is relative to the working directory unless the recipe says otherwise."""
+    """One engine to build. ``store_root`` is relative to the working directory unless the recipe says otherwise.
+
+    ``locked``: refuse what was not pinned.
+    """
 
     name: str
     engine: Engine
@@ -46,6 +50,7 @@ class Job:
     backend: Backend
     model: FetchedModel
     store_root: Path
+    locked: bool = False
 
     @cached_property
     def store(self) -> Store:
@@ -53,8 +58,8 @@ class Job:
 
     @property
     def kit_path(self) -> Path:
-        """Where the kit lies when only the device can compile. It holds the key it was made for."""
-        return self.store_root / f"{self.name}.kit.tar"
+        """Where the kit lies, unless another place is named. It holds the key it was made for."""
+        return self.store_root / f"{self.name}{SUFFIX}"
 
     @property
     def dla(self) -> Dla | None:
@@ -76,7 +81,22 @@ class Job:
         return self._open(verify.set, verify.samples)
 
     def _open(self, path: str, limit: int | None) -> FileSamples | VolumeSamples:
-        return open_set(self.recipe.resolve(path), self.engine.inputs, limit=limit, windows=self.engine.sliding)
+        return open_set(self.recipe.resolve(path), self.sample_inputs, limit=limit, windows=self.engine.sliding)
+
+    @cached_property
+    def sample_inputs(self) -> dict[str, InputSpec]:
+        """The recipe's inputs as samples are made for them: in the model's element types, whatever the engine takes.
+
+        Only native TensorRT lets an engine take others: INT8 by the input's scale, or FP16.
+        """
+        inputs = self.engine.inputs
+        if self.backend.name != "tensorrt" or all(spec.dtype not in ("int8", "float16") for spec in inputs.values()):
+            return dict(inputs)
+        from trtforge.graph.io import load
+        from trtforge.graph.shapes import input_specs
+
+        known = input_specs(load(self.model.path))
+        return in_types(inputs, {name: spec.dtype for name, spec in known.items()})
 
     @cached_property
     def scales_file(self) -> Path | None:
@@ -113,15 +133,25 @@ class Job:
 
 
 def plan(
-    recipe: LoadedRecipe, *, only: Sequence[str] = (), store: Path | None = None, progress: Progress = QUIET
+    recipe: LoadedRecipe,
+    *,
+    only: Sequence[str] = (),
+    store: Path | None = None,
+    locked: bool = False,
+    progress: Progress = QUIET,
 ) -> list[Job]:
     """The jobs of a recipe, in its order. Raises RCP, ONX and ENV errors."""
     backend = registry.get(recipe.recipe.backend)
     root = store or recipe.store
     return [
-        Job(name, engine, recipe, recipe.target, backend, fetch(engine.model, recipe, progress=progress), root)
+        Job(name, engine, recipe, recipe.target, backend, fetch(engine.model, recipe, progress=progress), root, locked)
         for name, engine in recipe.selected(only).items()
     ]
+
+
+def in_types(inputs: Mapping[str, InputSpec], types: Mapping[str, str]) -> dict[str, InputSpec]:
+    """Inputs with other element types, by name; one that is not named stays as it is."""
+    return {name: spec.model_copy(update={"dtype": types.get(name, spec.dtype)}) for name, spec in inputs.items()}
 
 
 def tool_versions() -> dict[str, str]:

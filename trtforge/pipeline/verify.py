@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from trtforge.backends.base import CompileResult, Session
-from trtforge.evaluate.labels import LabelsReport, compare_labels
+from trtforge.evaluate.labels import LabelsReport, compare_labels, compare_with_labels
 from trtforge.evaluate.parity import ParityReport, compare
 from trtforge.evaluate.reference import reference_session, simulated_session
 from trtforge.pipeline.job import Job
+from trtforge.pipeline.kit_samples import Answers, Kept
 from trtforge.pipeline.prepare import Prepared
 from trtforge.progress import Progress
 from trtforge.samples.volumes import VolumeSamples
 
 RUN_HERE = "this machine, by the engine itself"
 SIMULATED = "this CPU: the graph given to the compiler, computed by onnxruntime; the engine itself has not run"
+ELSEWHERE = "the machine that wrote the kit, on its graph computed by onnxruntime; the engine itself was not measured"
 PLANNED = "this CPU: the kit's graph{}, computed by onnxruntime; no engine exists yet"
 
 
@@ -23,11 +25,36 @@ def compiled(job: Job, result: CompileResult, progress: Progress) -> dict[str, A
     """Measure a compiled engine; None without a bound. Raises VerificationMissed (VER101) and what loading raises."""
     if job.engine.verify is None:
         return None
+    session, measured_on = _engine(job, result)
+    return _measure(job, session, measured_on, progress)
+
+
+def kept(job: Job, result: CompileResult, samples: Kept, progress: Progress) -> dict[str, Any] | None:
+    """Measure an engine compiled from a kit, with the samples in it; None when it has none. Raises as `compiled`."""
+    if (verify := job.engine.verify) is None or not samples.verify:
+        return None
+    session, measured_on = _engine(job, result)
+    report: ParityReport | LabelsReport
+    if verify.metric == "dice":
+        ((name, _),) = job.engine.inputs.items()
+        labelled = ((each.sample.id, each.sample.inputs[name], each.outputs["labels"]) for each in samples.verify)
+        report = compare_with_labels(session, labelled, job.engine, verify.at_least, progress=progress)
+    else:
+        given = [each.sample for each in samples.verify]
+        reference = Answers(samples.verify)
+        report = compare(reference, session, given, verify.metric, verify.at_least, progress=progress)
+    if len(samples.verify) < samples.total:
+        measured_on += f"; on the first {len(samples.verify)} of {samples.total} of the set, which the kit keeps"
+    return _passed(job, report, measured_on)
+
+
+def _engine(job: Job, result: CompileResult) -> tuple[Session, str]:
+    """The engine, or what stands for it where it cannot run, and what that is called."""
     if job.backend.availability().can_run:
         folder = next(iter(result.files.values())).parent
-        return _measure(job, job.backend.load(folder, result.report), RUN_HERE, progress)
+        return job.backend.load(folder, result.report), RUN_HERE
     assert result.graph is not None, f"{job.backend.name} cannot run here and gave no graph to simulate"
-    return _measure(job, simulated_session(result.graph), SIMULATED, progress)
+    return simulated_session(result.graph), SIMULATED
 
 
 def prepared(job: Job, ready: Prepared, workdir: Path, progress: Progress) -> dict[str, Any] | None:
@@ -57,6 +84,10 @@ def _measure(job: Job, candidate: Session, measured_on: str, progress: Progress)
         report = compare_labels(reference, candidate, samples.cases(), job.engine, verify.at_least, progress=progress)
     else:
         report = compare(reference, candidate, samples, verify.metric, verify.at_least, progress=progress)
+    return _passed(job, report, measured_on)
+
+
+def _passed(job: Job, report: ParityReport | LabelsReport, measured_on: str) -> dict[str, Any]:
     if missed := report.missed(where=f"{job.name} for {job.target.key}"):
         raise missed
     return report.to_json() | {"measured_on": measured_on}

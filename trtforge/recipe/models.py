@@ -31,8 +31,8 @@ DType = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
 Precision = Literal["fp32", "fp16", "int8"]
 TensorFormat = Literal["linear", "chw4", "chw32", "hwc8", "cdhw32", "dla_linear", "dla_hwc4"]
 BackendName = Literal["onnxruntime", "tensorrt_rtx", "tensorrt"]
-PluginName = Literal["res2", "qkv-to-context", "instance-norm-relu", "pixel-shuffle-3d", "conv3d-small"]
-LoweringName = Literal["stock", "trtforge", "attention", "plain"]
+PluginName = Literal["res2", "qkv-to-context", "instance-norm-relu", "pixel-shuffle-3d", "conv3d-small", "nms"]
+LoweringName = Literal["stock", "nms-opt", "trtforge", "attention", "plain"]
 
 
 class Strict(BaseModel):
@@ -126,16 +126,47 @@ PREPROCESSES: dict[str, type[BaseModel]] = {
 }
 
 
+class SizeRange(Strict):
+    """The shapes an engine of open sizes takes, ends included."""
+
+    min: tuple[Positive, ...] = Field(description="Smallest shape the engine takes")
+    max: tuple[Positive, ...] = Field(description="Largest shape the engine takes")
+
+
+class OutputSpec(Strict):
+    """How the engine gives one of its outputs."""
+
+    dtype: DType = Field("float32", description="Element type the engine gives")
+    format: TensorFormat = Field("linear", description="Memory format the engine gives; `dla_linear` on a DLA only")
+
+
 class InputSpec(Strict):
     """One network input. `shape` is the shape the engine is built for, batch included."""
 
     shape: tuple[Positive, ...] = Field(description="Shape the engine is built for, batch included")
     dtype: DType = Field("float32", description="Element type the engine takes")
     format: TensorFormat = Field("linear", description="Memory format the engine takes; `dla_*` only for a DLA target")
+    range: SizeRange | None = Field(
+        None, description="For an engine of open sizes, `shape` being the usual one; backend `tensorrt`, no DLA"
+    )
     preprocess: Preprocess = Field(
         default_factory=lambda: ArrayPreprocess(kind="array"),
         description="How a file of a sample set becomes this input; `{kind: array}` when left out",
     )
+
+    @model_validator(mode="after")
+    def _shape_is_in_range(self) -> InputSpec:
+        if self.range is None:
+            return self
+        sides = (self.range.min, self.shape, self.range.max)
+        if len({len(side) for side in sides}) > 1 or any(
+            not low <= usual <= high for low, usual, high in zip(*sides, strict=True)
+        ):
+            raise ValueError(
+                f"`shape: {list(self.shape)}` is not between `range`'s {list(self.range.min)} and "
+                f"{list(self.range.max)}; write min <= shape <= max in every axis"
+            )
+        return self
 
 
 class Calibration(Strict):
@@ -211,6 +242,9 @@ class Verify(Strict):
         return self
 
 
+DramSize = Annotated[str, StringConstraints(pattern=r"^[1-9]\d*(KiB|MiB|GiB)$")]
+
+
 class Dla(Strict):
     """Deep Learning Accelerator options; only for targets that name a DLA."""
 
@@ -221,6 +255,25 @@ class Dla(Strict):
         "1MiB", description="Managed SRAM this engine may use; a power of two, at least 4KiB"
     )
     gpu_fallback: bool = Field(True, description="Run layers the DLA cannot run on the GPU; false: fail the build")
+    local_dram: DramSize | None = Field(
+        None, description="DRAM for a loadable's tensors; a power of two. Left out: TensorRT's default, 1GiB"
+    )
+    global_dram: DramSize | None = Field(
+        None, description="DRAM for a loadable's weights; a power of two. Left out: TensorRT's default, 512MiB"
+    )
+    standalone: bool = Field(
+        False, description="Write a loadable for cuDLA, without TensorRT around it; wants `gpu_fallback: false`"
+    )
+
+    @model_validator(mode="after")
+    def _standalone_has_no_gpu(self) -> Dla:
+        if self.standalone and self.gpu_fallback:
+            raise ValueError("a `standalone` loadable has no GPU to fall back to; write `gpu_fallback: false`")
+        for name in ("local_dram", "global_dram"):
+            size = getattr(self, name)
+            if size is not None and (number := int(size[:-3])) & (number - 1):
+                raise ValueError(f"`{name}: {size}` is not a power of two, and the DLA takes no other; write 1GiB")
+        return self
 
     @model_validator(mode="after")
     def _sram_is_a_pool_size(self) -> Dla:
@@ -233,11 +286,34 @@ class Dla(Strict):
         return self
 
 
+class Builder(Strict):
+    """What native TensorRT's builder is told beside the precision."""
+
+    optimization_level: Annotated[int, Field(ge=0, le=5), BeforeValidator(_whole)] | None = Field(
+        None, description="0 to 5: time the builder takes to look for faster kernels; left out: TensorRT's own, 3"
+    )
+    timing_cache: bool = Field(
+        True, description="Keep measured times of kernels between builds, by target; `--locked` wants all of them there"
+    )
+    direct_io: bool = Field(
+        False, description="No reformatting at inputs and outputs: the build fails where a format does not fit"
+    )
+    version_compatible: bool = Field(False, description="An engine that later TensorRT releases of the same major run")
+    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = Field(
+        "none",
+        description="GPUs beside the one built on; `ampere_plus`: SM 8.0 and later, no Jetson; "
+        "`same_compute_capability`: of the same compute capability, TensorRT 10 and later",
+    )
+
+
 class Engine(Strict):
     """One engine to build."""
 
     model: ModelSource = Field(description="Where the ONNX model comes from")
     inputs: dict[str, InputSpec] = Field(description="The network's inputs by name, each with its shape")
+    outputs: dict[str, OutputSpec] = Field(
+        {}, description="For outputs that are not float32 in the plain order; backend `tensorrt`"
+    )
     windows: Windows | None = Field(
         None, description="For an input with `preprocess: {kind: volume}`: how volumes go through the network"
     )
@@ -247,17 +323,18 @@ class Engine(Strict):
     plugins: dict[PluginName, tuple[LoweringName, ...]] = Field(
         {},
         description="For plugins named in `surgery`: what may stand for each, best first; `stock`: NVIDIA's plugin, "
-        "`trtforge`: ours, `attention`: the ONNX operator, `plain`: the graph as it is. Left out: whatever the target "
-        "takes, `plain` last",
+        "`nms-opt`: MLPerf's, `trtforge`: ours, `attention`: the ONNX operator, `plain`: the graph as it is. Left out: "
+        "whatever the target takes, `plain` last",
     )
     precision: Precision = Field("int8", description="What most layers compute in; `int8` needs `calibration`")
     calibration: Calibration | None = Field(None, description="Where the INT8 ranges come from")
     quantize: Quantize = Field(default_factory=Quantize, description="What INT8 covers beyond the defaults")
     verify: Verify | None = Field(None, description="The bound the built engine must keep against the FP32 model")
     dla: Dla | None = Field(None, description="Deep Learning Accelerator options; only for a DLA target")
-    workspace: Annotated[str, StringConstraints(pattern=r"^[1-9]\d*(KiB|MiB|GiB)$")] = Field(
-        "1GiB", description="Scratch memory the compiler may use on the device"
+    builder: Builder = Field(
+        default_factory=Builder, description="What the builder is told beside the precision; backend `tensorrt`"
     )
+    workspace: DramSize = Field("1GiB", description="Scratch memory the compiler may use on the device")
 
     @property
     def volume_input(self) -> str | None:

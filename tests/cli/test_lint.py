@@ -1,0 +1,170 @@
+"""`trtforge lint` on a DLA: the placement as a table, as JSON and as a page, and what surgery would do for it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import jsonschema
+import onnx
+import onnx.parser
+import pytest
+
+CLASSIFIER = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[n, 3, 8, 8] x) => (float[n, 4] y) <float[8, 3, 3, 3] w, float[8, 4] v, float lo = {0}, float hi = {6}>
+{ [conv] a = Conv<pads = [1, 1, 1, 1]>(x, w) [clip] b = Clip(a, lo, hi) [mean] c = GlobalAveragePool(b)
+  [flat] d = Flatten(c) [fc] y = Gemm(d, v) }"""
+
+RECIPE = """\
+target: orin-agx-64gb/dla
+backend: tensorrt
+tensorrt: "8.6"
+engines:
+  net:
+    model: {onnx: ../models/dla.onnx}
+    inputs: {x: {shape: [1, 3, 8, 8]}}
+    precision: fp16
+"""
+
+LINT = ["lint", "recipes/dla.yaml"]
+
+
+@pytest.fixture
+def orin(workshop):
+    """The workshop with `recipes/dla.yaml`: a classifier that the DLA runs in two pieces."""
+    proto = onnx.parser.parse_model(CLASSIFIER)
+    rng = workshop.rng(0)
+    for value in [value for value in proto.graph.value_info if value.name in ("w", "v")]:
+        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        proto.graph.initializer.append(
+            onnx.numpy_helper.from_array(rng.normal(0, 1, shape).astype("float32"), value.name)
+        )
+        proto.graph.value_info.remove(value)
+    onnx.save(proto, workshop.root / "models/dla.onnx")
+    workshop.recipe("dla", RECIPE)
+    return workshop
+
+
+def test_placement_is_a_table_of_nodes(orin) -> None:
+    plain = orin.forge(*LINT)
+    done = orin.forge(*LINT, "--placement")
+    assert plain.code == done.code == 0, done.err
+    assert done.out.startswith(plain.out.rstrip())
+    rows = {line.split()[0]: line for line in done.out.splitlines() if line}
+    assert rows["conv"].split()[:5] == ["conv", "Conv", "DLA", "fp16", "1"]
+    assert "GPU" in rows["mean"] and "observed, TensorRT 8.2 to 10.3" in rows["mean"]
+    assert rows["fc"].split()[:5] == ["fc", "Gemm", "DLA", "fp16", "2"]
+    assert "3 nodes on the DLA in 2 loadables, 2 on the GPU" in done.out
+    assert "has the last word" in done.out
+
+
+def test_json_has_the_placement_when_asked(orin) -> None:
+    schema = orin.forge("schema", "lint").json
+    bare = orin.forge(*LINT, "--json").json
+    assert "placement" not in bare["engines"][0]
+    told = orin.forge(*LINT, "--json", "--placement", "--fix", "--html", "net.html").json
+    for value in (bare, told):
+        jsonschema.validate(value, schema)
+    (engine,) = told["engines"]
+    assert engine["findings"] == bare["engines"][0]["findings"], "findings are about the recipe as it stands"
+    assert len(engine["placement"]["loadables"]) == 1, "the placement is the one behind the fix"
+    assert engine["fix"]["surgery"] == [
+        "upgrade-opset",
+        "fold-constants",
+        "infer-shapes",
+        "global-average-pool",
+        "fc-as-conv",
+        "relu6-to-relu",
+    ]
+    assert [one["changes_values"] for one in engine["fix"]["passes"]] == [False, False, True]
+
+
+def test_fix_prints_a_line_that_does_what_it_says(orin) -> None:
+    before = (orin.root / "recipes/dla.yaml").read_text()
+    done = orin.forge(*LINT, "--fix")
+    assert done.code == 0, done.err
+    assert (orin.root / "recipes/dla.yaml").read_text() == before
+    assert "now:    3 nodes on the DLA in 2 loadables, 2 on the GPU" in done.out
+    assert "after:  4 nodes on the DLA in 1 loadable, 1 on the GPU" in done.out
+    (line,) = [line for line in done.out.splitlines() if line.startswith("  surgery: [")]
+    assert "relu6-to-relu" in line and "yes: verify" in done.out
+    orin.recipe("dla", f"{RECIPE}  {line}\n")
+    again = orin.forge(*LINT, "--fix", "--placement")
+    assert again.code == 0, again.err
+    assert "4 nodes on the DLA in 1 loadable, 1 on the GPU" in again.out
+    assert "no surgery pass that is not in the recipe yet would help" in again.out
+    assert {finding["code"] for finding in orin.forge(*LINT, "--json").json["engines"][0]["findings"]} == {
+        "DLA102",
+        "DLA107",
+    }
+
+
+def test_a_pass_that_brings_nothing_is_not_suggested(workshop) -> None:
+    """Its map is 16x16, and the DLA averages over 8x8 at most."""
+    workshop.bend(
+        "dla",
+        ("target: host", "target: orin-agx-64gb/dla"),
+        ("backend: onnxruntime", 'backend: tensorrt\ntensorrt: "8.6"'),
+    )
+    done = workshop.forge(*LINT, "--fix", "--json")
+    assert done.code == 0, done.err
+    assert done.json["engines"][0]["fix"] == {"surgery": None, "passes": [], "findings": []}
+
+
+def test_html_is_one_page(orin) -> None:
+    done = orin.forge(*LINT, "--html", "out/net.html")
+    assert done.code == 0, done.err
+    assert done.out.rstrip().endswith("wrote out/net.html")
+    page = (orin.root / "out/net.html").read_text("utf-8")
+    assert "<title>net on orin-agx-64gb/dla, TensorRT 8.6</title>" in page
+    assert "GlobalAveragePool" in page and "DLA104" in page
+    assert "can_run_on_DLA" in page
+
+
+def test_html_shows_one_engine(orin) -> None:
+    second = RECIPE[RECIPE.index("  net:") :].replace("net:", "other:", 1)
+    orin.recipe("dla", RECIPE + second)
+    done = orin.forge(*LINT, "--html", "net.html")
+    assert (done.code, done.out) == (2, "")
+    assert "USE103" in done.err and "--only net" in done.err
+    assert orin.forge(*LINT, "--html", "net.html", "--only", "other").code == 0
+
+
+def test_html_into_a_folder_that_is_a_file(orin) -> None:
+    done = orin.forge(*LINT, "--html", "pyproject.toml/net.html")
+    assert done.code == 9
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("option", [["--placement"], ["--fix"], ["--html", "net.html"]], ids=" ".join)
+def test_a_target_without_a_dla_has_no_placement(orin, option: list[str]) -> None:
+    done = orin.forge("lint", "recipes/host.yaml", *option)
+    assert done.code == 2
+    assert done.err.startswith(f"error[USE114]: {option[0]} is for a DLA, and the recipe's target is host\n")
+    wanted = shlex.split(re.findall(r"(--set .*)", done.err)[0])
+    tried = orin.forge("lint", "recipes/host.yaml", *option, *wanted)
+    assert tried.code == 0, tried.err
+
+
+def test_a_network_that_is_refused_ends_with_an_error(ward) -> None:
+    text = (ward.root / "recipes/scan.yaml").read_text()
+    dla = text.replace("target: host", "target: orin-agx-64gb/dla").replace(
+        "onnxruntime", 'tensorrt\ntensorrt: "8.6"', 1
+    )
+    ward.recipe("dla", dla)
+    done = ward.forge(*LINT, "--placement")
+    assert done.code == 11
+    assert "DLA109" in done.out and "no node on the DLA" in done.out
+    assert "error[LNT101]" in done.err
+
+
+def test_ranges_of_an_earlier_calibration_are_looked_at(workshop) -> None:
+    workshop.bend(
+        "dla",
+        ("target: host", "target: orin-agx-64gb/dla"),
+        ("backend: onnxruntime", 'backend: tensorrt\ntensorrt: "8.6"'),
+    )
+    assert workshop.forge("calibrate", "recipes/dla.yaml").code == 0
+    done = workshop.forge(*LINT, "--json", "--placement").json
+    precisions = {node["node"]: node["precision"] for node in done["engines"][0]["placement"]["nodes"]}
+    assert precisions["conv0"] == "int8"

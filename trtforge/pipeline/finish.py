@@ -1,0 +1,279 @@
+"""Finish a kit on the machine that can compile it: checked, compiled, held to its bound, published.
+
+The manifest is the one that a build on this machine would have written, but for two things: the tools that prepared
+the kit are the other machine's, and the verdict is about the samples that the kit keeps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from trtforge import __version__
+from trtforge.backends import registry
+from trtforge.digest import sha256_file
+from trtforge.engines.key import source_digest
+from trtforge.engines.kit import Kit, read_kit
+from trtforge.engines.machine import compute_capability
+from trtforge.engines.records import RecordError, from_json
+from trtforge.errors.backend import NeedsDevice
+from trtforge.errors.engine import PluginNotHere
+from trtforge.errors.kit import KitDamaged, KitForAnotherDevice, KitOfAnotherVersion
+from trtforge.errors.targets import UnknownTarget
+from trtforge.pipeline.build import Outcome, newest, produce, republished
+from trtforge.pipeline.job import Job
+from trtforge.pipeline.verify import ELSEWHERE
+from trtforge.progress import QUIET, Progress
+from trtforge.recipe.load import LoadedRecipe
+from trtforge.recipe.models import Recipe
+from trtforge.recipe.sources import FetchedModel
+from trtforge.targets.load import get, version_tuple
+
+if TYPE_CHECKING:
+    from trtforge.backends.base import Availability
+    from trtforge.engines.signature import Trusted
+    from trtforge.pipeline.kit import Facts
+    from trtforge.pipeline.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class DecidedJob(Job):
+    """A job whose key inputs were decided where its kit was written, but for the tools of the device."""
+
+    decided: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def key_inputs(self) -> dict[str, Any]:
+        return dict(self.decided)
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """A sound kit, unpacked to ``folder``, as a job of this machine. ``facts``: what the manifest takes from it."""
+
+    kit: Kit
+    job: Job
+    facts: Facts
+    folder: Path
+
+
+def finish(
+    path: Path,
+    *,
+    store: Path | None = None,
+    trusted: Trusted | None = None,
+    force: bool = False,
+    progress: Progress = QUIET,
+) -> Outcome:
+    """Finish a kit: nothing when its engine exists already.
+
+    Args:
+        store: where the engine is published; `engines/<recipe name>` when None.
+        trusted: whose signature the kit must have.
+
+    Raises ENG131-ENG137 for the kit, KIT101 where its backend cannot compile, and what `build` raises of BLD, ENG,
+    VER and ENV; then nothing was published.
+    """
+    from trtforge.pipeline.workdir import workdir
+
+    started = time.monotonic()
+    with workdir() as folder:
+        unpacked = unpack(path, folder / "kit", store=store, trusted=trusted)
+        job = unpacked.job
+        check_here(unpacked)
+        if not force and (found := newest(job, started)):
+            return found
+        with job.store.build_lock(job.name, progress=progress):
+            if not force and (found := newest(job, started) or republished(job, started, progress)):
+                return found
+            return _finish(unpacked, folder, started, progress)
+
+
+def unpack(path: Path, folder: Path, *, store: Path | None = None, trusted: Trusted | None = None) -> Unpacked:
+    """Check a kit and unpack it; nothing of it is looked at before its digests and signature hold.
+
+    Raises ENG131, ENG132, ENG133, ENG134, ENG137.
+    """
+    from trtforge.pipeline.kit import GRAPH, RECIPE, Facts
+
+    kit = read_kit(path, into=folder, trusted=trusted)
+    info = kit.info
+    if info.trtforge != __version__:
+        raise KitOfAnotherVersion(
+            "the kit was written by another trtforge",
+            where=str(path),
+            why=f"it was written by {info.trtforge}; this is {__version__}",
+            next=f"pip install trtforge=={info.trtforge}, or write the kit again with {__version__}",
+        )
+    try:
+        facts = from_json(Facts, info.facts, "facts")
+        recipe = Recipe.model_validate_json((folder / RECIPE).read_bytes())
+        target, engine = get(info.target), recipe.engines[info.engine]
+        backend = registry.get(recipe.backend)
+        inputs = decided(info.key_inputs, tools_here(backend.tool_versions()))
+    except (OSError, RecordError, ValidationError, UnknownTarget, KeyError, TypeError) as error:
+        raise _incomplete(path, str(error).partition("\n")[0]) from error
+    loaded = LoadedRecipe(recipe, path.absolute(), (), folder, target, {}, {})
+    job = DecidedJob(
+        info.engine,
+        engine,
+        loaded,
+        target,
+        backend,
+        FetchedModel(folder / GRAPH, facts.model.sha256, facts.model.origin),
+        store or Path("engines") / info.recipe_name,
+        decided=inputs,
+    )
+    return Unpacked(kit, job, facts, folder)
+
+
+def tools_here(backend: Mapping[str, str]) -> dict[str, str]:
+    """The tools of the machine that compiles: its backend's, and trtforge by version and source."""
+    return {**backend, "trtforge": f"{__version__}+{source_digest()[:16]}"}
+
+
+def decided(key_inputs: Mapping[str, Any], tools: Mapping[str, str]) -> dict[str, Any]:
+    """The key inputs of the engine that a machine with these tools makes of a kit with those."""
+    before: Mapping[str, str] = key_inputs["tools"]
+    both = {**before, **tools}
+    if both["trtforge"] != before["trtforge"]:
+        both["trtforge"] = f"{before['trtforge']}; finished by {tools['trtforge']}"
+    return {**key_inputs, "tools": both}
+
+
+def check_here(unpacked: Unpacked) -> None:
+    """This machine can finish the kit. Raises KIT101, ENG136, ENG115."""
+    job = unpacked.job
+    check_device(job, job.backend.availability(), compute_capability(), where=str(job.recipe.path))
+    _check_plugins(unpacked)
+
+
+def check_device(job: Job, there: Availability, sm: str | None, *, where: str) -> None:
+    """A machine with this backend and GPU can make the engine of a job. Raises KIT101, ENG136."""
+    if not there.can_compile:
+        raise NeedsDevice(
+            f"{job.backend.name} cannot compile the engine for {job.target.name} on this machine",
+            where=where,
+            why=there.why,
+            next=there.next or "trtforge doctor",
+        )
+    if job.backend.name != "tensorrt":
+        return  # the others compile for machines that are not here
+    any_gpu = job.engine.builder.hardware_compatibility != "none"
+    if not any_gpu and None not in (sm, job.target.sm) and sm != job.target.sm:
+        raise _another(where, f"it is for {job.target.name}, SM {job.target.sm}; this machine has SM {sm}")
+    said = job.recipe.recipe.tensorrt
+    if said is not None and not fits(said, there.version):
+        raise _another(where, f"its recipe says TensorRT {said}; this machine has {there.version}")
+
+
+def fits(said: str, version: str) -> bool:
+    """Is an installed release one of those that a recipe's `tensorrt` means? Yes where it is not known."""
+    if version_tuple(version) is None:
+        return True
+    if said[:1].isdigit():
+        return f"{version}.".startswith(f"{said}.")
+    from packaging.specifiers import SpecifierSet
+
+    return version in SpecifierSet(said)
+
+
+def _another(where: str, why: str) -> KitForAnotherDevice:
+    return KitForAnotherDevice(
+        "the kit is for another device",
+        where=where,
+        why=why,
+        next="finish it on its device, or build the recipe of this one's target: `trtforge targets` lists them",
+    )
+
+
+def _check_plugins(unpacked: Unpacked) -> None:
+    """Sources of plugins in the kit are those of this trtforge; the binaries of them are kept for the compiler."""
+    from trtforge.pipeline.kit import PLUGINS, kernel_sets
+
+    names = [name for name in unpacked.kit.info.members if name.startswith(PLUGINS)]
+    if not names:
+        return
+    sets = kernel_sets({name.split("/")[1] for name in names})
+    for name in names:
+        _, plugin, file = name.split("/")
+        kernels = sets.get(plugin)
+        if kernels is not None and file.endswith(".cubin"):
+            continue
+        if kernels is None or sha256_file(kernels.folder / file) != unpacked.kit.info.members[name].sha256:
+            raise PluginNotHere(
+                f"the plugin {plugin} of the kit is not the one that is here",
+                where=f"{unpacked.job.recipe.path}: {name}",
+                why="this trtforge does not have it" if kernels is None else "its source differs",
+                next="install the trtforge that wrote the kit, or write the kit again with this one",
+            )
+    for plugin, kernels in sets.items():
+        for sm, cubin in kernels.files(unpacked.folder / PLUGINS / plugin).items():
+            kernels.give(sm, cubin.read_bytes())
+
+
+def _finish(unpacked: Unpacked, folder: Path, started: float, progress: Progress) -> Outcome:
+    from trtforge.pipeline import kit_samples, verify
+    from trtforge.pipeline.kit import ENGINE
+
+    job, path = unpacked.job, unpacked.job.recipe.path
+    try:
+        samples = kit_samples.read(unpacked.folder)
+    except (OSError, ValueError) as error:
+        raise _incomplete(path, str(error)) from error
+    prepared = _prepared(unpacked)
+    beside = unpacked.folder / ENGINE
+    return produce(
+        job,
+        prepared,
+        folder,
+        probes=samples.probes,
+        beside={file.name: file for file in sorted(beside.iterdir())} if beside.is_dir() else {},
+        measure=lambda result: verify.kept(job, result, samples, progress) or _measured_elsewhere(unpacked.facts),
+        started=started,
+        progress=progress,
+    )
+
+
+def _measured_elsewhere(facts: Facts) -> dict[str, Any] | None:
+    """The verdict for a kit that keeps no samples, because one is too large: the one it was written with."""
+    return None if facts.parity is None else {**facts.parity, "measured_on": ELSEWHERE}
+
+
+def _prepared(unpacked: Unpacked) -> Prepared:
+    """What `prepare` gives, taken from the kit; what becomes of plugins is decided here, by this machine's registry."""
+    from trtforge.graph import io
+    from trtforge.graph.diff import diff
+    from trtforge.graph.digests import digests
+    from trtforge.graph.surgery import SurgeryResult
+    from trtforge.pipeline import plugins
+    from trtforge.pipeline.kit import GRAPH, SCALES
+    from trtforge.pipeline.prepare import Prepared
+    from trtforge.scales.table import ScaleTable
+
+    model = io.load(unpacked.folder / GRAPH)
+    path = unpacked.folder / SCALES
+    scales = ScaleTable.load(path) if path.exists() else None
+    return Prepared(
+        surgery=SurgeryResult(model, unpacked.facts.surgery, diff(model, model)),
+        digests=digests(model),
+        scales=scales,
+        scales_path=path if scales is not None else None,
+        reused=True,
+        planned=plugins.plan(unpacked.job, model, scales),
+    )
+
+
+def _incomplete(path: Path, why: str) -> KitDamaged:
+    return KitDamaged(
+        "the kit lacks something that finishing it takes",
+        where=str(path),
+        why=why,
+        next="write it again with `trtforge build RECIPE --kit`",
+    )
