@@ -18,6 +18,7 @@ from onnx import helper
 
 from trtforge import plugins
 from trtforge.backends.base import CompileRequest, CompileResult
+from trtforge.backends.nvidia import plugins as shared
 from trtforge.backends.tensorrt_rtx_ import environment, session
 from trtforge.backends.tensorrt_rtx_ import plugins as rtx_plugins
 from trtforge.backends.tensorrt_rtx_.backend import TensorRTRtxBackend
@@ -116,7 +117,7 @@ class TestBuilt:
         json.dumps(report)
         lowered = [match["lowering"] for match in report["surgery"]["matches"]]
         assert lowered == ["trtforge"] * 9
-        assert rtx_plugins.needed(report, built.folder).keys() == counts.keys()
+        assert shared.needed(report, built.folder).keys() == counts.keys()
 
     def test_kernels_lie_beside_the_plan(self, built: Built) -> None:
         cubins = {name: path for name, path in built.result.files.items() if name.endswith(".cubin")}
@@ -293,7 +294,7 @@ def test_kernels_for_another_gpu_are_refused_before_the_engine_is_read(
         raise Read
 
     monkeypatch.setattr(environment, "driver_problem", lambda: "")
-    monkeypatch.setattr(session, "cuda_core", lambda: core)
+    monkeypatch.setattr(shared, "cuda_core", lambda: core)
     monkeypatch.setattr(session, "_tensorrt_rtx", tensorrt_rtx)
     for name in files:
         (tmp_path / name).write_bytes(b"\x7fELF")
@@ -307,8 +308,8 @@ def test_kernels_for_another_gpu_are_refused_before_the_engine_is_read(
 
 
 def test_an_engine_of_this_trtforge_passes(tmp_path: Path) -> None:
-    assert list(rtx_plugins.needed(record(), tmp_path)) == ["Res2Int8"]
-    assert rtx_plugins.needed({}, tmp_path) == {}  # built before there were plugins
+    assert list(shared.needed(record(), tmp_path)) == ["Res2Int8"]
+    assert shared.needed({}, tmp_path) == {}  # built before there were plugins
     if environment.driver_problem():
         with pytest.raises(NoGpu):
             RtxSession(tmp_path / "model.plan", record())

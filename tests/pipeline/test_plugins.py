@@ -250,3 +250,64 @@ def test_a_kit_with_other_kernels_is_refused(hospital: Any, monkeypatch: pytest.
     monkeypatch.setattr("trtforge.pipeline.finish.sha256_file", lambda path: "0" * 64)
     done = hospital.forge("finish", "volume.kit.tar.zst", "--json")
     assert (done.code, done.json["error"]["code"]) == (7, "ENG115")
+
+
+ORIN = RECIPE.replace("a100-sxm-80gb", "orin-agx-64gb/gpu").replace("tensorrt_rtx", 'tensorrt\ntensorrt: "10.3"')
+COMPILER = """
+import json, os, sys
+from pathlib import Path
+job = json.loads(Path(sys.argv[1]).read_text())
+events = os.fdopen(int(sys.argv[2]), "w", buffering=1)
+def emit(**event): print(json.dumps(event), file=events)
+Path(os.environ["SEEN"]).write_text(json.dumps(job))
+Path(os.environ["SEEN"] + ".onnx").write_bytes(Path(job["onnx"]).read_bytes())
+Path(job["plan"]).write_bytes(b"ftrt" + bytes(20) + bytes([10, 3, 0, 26]) + bytes(100))
+Path(job["options"]["inspect"]).write_text('{"Layers": []}')
+def tensor(mode, shape): return {"mode": mode, "dtype": "FLOAT", "format": "linear", "shape": shape}
+tensors = {"x": tensor("input", [1, 1, 8, 8, 8]), "y": tensor("output", [1, 3, 8, 8, 8])}
+if job["options"]["timing_cache"]: Path(job["options"]["timing_cache"]).write_bytes(b"times")
+engine = {"layers": 9, "hardware_compatibility": "none", "device_memory": 64, "tensors": tensors, "devices": {}}
+emit(event="done", version="10.3.0.26", parse_seconds=0, build_seconds=0, inputs=[], outputs=[], engine=engine,
+     placement=[], calibration=None)
+"""
+
+
+def test_a_device_with_tensorrt_10_gets_ours_too(hospital: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kit has our kernels for its GPU and nothing for trtexec; finished, the engine names and keeps them.
+
+    The compiler's process is a stand-in; tests/native holds the real one's code to NVIDIA's bindings.
+    """
+    import onnx
+
+    from trtforge.backends.nvidia import process
+    from trtforge.backends.tensorrt_ import environment, registry
+    from trtforge.engines import machine
+    from trtforge.engines.kit import read_kit
+
+    hospital.recipe("orin", ORIN)
+    assert hospital.forge("build", "recipes/orin.yaml").code == 10
+    kit = read_kit(hospital.root / "engines/orin/volume.kit.tar.zst").info
+    assert "plugins/conv3d_small/conv3d_small.sm87.cubin" in kit.members
+    assert kit.facts["on_device"] == "" and "model.onnx" not in kit.members
+    assert {match["lowering"] for match in kit.facts["plan"]["matches"]} == {"trtforge", "stock"}
+
+    (hospital.root / "stand_in.py").write_text(COMPILER)
+    monkeypatch.setenv("PYTHONPATH", str(hospital.root))
+    monkeypatch.setenv("SEEN", str(hospital.root / "seen"))
+    monkeypatch.setattr(process, "_CHILD", "stand_in")
+    monkeypatch.setattr(environment, "problem", lambda: ("", ""))
+    monkeypatch.setattr(environment, "version", lambda: "10.3.0.26")
+    monkeypatch.setattr(registry, "creators", lambda: frozenset())
+    monkeypatch.setattr(machine, "compute_capability", lambda: "8.7")
+    done = hospital.forge("build", "recipes/orin.yaml", "--set", "engines.volume.verify=null", "--store", "made")
+    assert done.code == 0, done.err
+    job = json.loads((hospital.root / "seen").read_text())
+    assert job["options"]["precision"] == "typed" and job["options"]["calibration"] is None
+    assert {"PixelShuffle3dConcatInt8", "InstanceNormReluInt8"} <= set(job["plugins"])
+    given = onnx.load(str(hospital.root / "seen.onnx"))
+    assert "QuantizeLinear" in {node.op_type for node in given.graph.node}
+    assert {node.op_type for node in given.graph.node if node.domain == "trtforge"} == set(job["plugins"])
+    folder = hospital.root / "made/volume/1"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {record["name"] for record in manifest["plugins"]} == set(job["plugins"])
+    assert (folder / "conv3d_small.sm87.cubin").exists()

@@ -192,4 +192,8 @@ def test_why_a_stock_plugin_is_not_to_be_had() -> None:
 def test_where_our_plugins_cannot_be_built_in() -> None:
     assert why_not_ours(FP32, ("int8", "fp32")) == ""
     assert why_not_ours(FP32, ("int8",)) == "its kernels compute in int8, and the recipe's precision is fp32"
-    assert "a kit is finished by trtexec" in why_not_ours(replace(FP32, backend="tensorrt"), ("fp32",))
+    native = replace(FP32, backend="tensorrt", tensorrt="8.6")
+    assert why_not_ours(native, ("fp32",)) == "TensorRT 8.6 takes no plugins in Python: 10 is the first to"
+    taken = replace(native, tensorrt="10.3", creators=frozenset({Creator("Thing", "1", "trtforge")}))
+    assert why_not_ours(taken, ("fp32",)) == ""
+    assert why_not_ours(replace(taken, dla=True), ("fp32",)) == "plugins run on the GPU, not on a DLA"

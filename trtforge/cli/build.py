@@ -124,6 +124,7 @@ def _end(ui: Ui, recipe: Path, outcomes: Sequence[Outcome]) -> None:
 
     last = kits[-1]
     device, by_hand = last.job.target.name, read_kit(last.path).info.facts["on_device"]
+    without = f"\nor, where trtforge is not installed, unpack it (tar -xf), and run: {by_hand}" if by_hand else ""
     ui.end(
         NeedsDevice(
             f"the engine waits for the device: {device}"
@@ -132,8 +133,7 @@ def _end(ui: Ui, recipe: Path, outcomes: Sequence[Outcome]) -> None:
             where=", ".join(str(outcome.path) for outcome in kits),
             why=last.why,
             next=f"trtforge build {shown(recipe)} --on ssh://USER@HOST\n"
-            f"or copy the kit there, and run: trtforge finish {last.path.name}\n"
-            f"or, where trtforge is not installed, unpack it (tar -xf), and run: {by_hand}",
+            f"or copy the kit there, and run: trtforge finish {last.path.name}{without}",
         )
     )
 

@@ -51,6 +51,7 @@ def infer_in_place(model: Model) -> None:
     for tensor in seen.graph.initializer:
         if is_external(tensor) and not is_parked(tensor) and _may_steer_shapes(tensor):
             tensor.CopyFrom(onnx.numpy_helper.from_array(read_tensor(model, tensor), tensor.name))
+    _hide_integers(seen)
     try:
         inferred = onnx.shape_inference.infer_shapes(seen, check_type=True, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
@@ -65,6 +66,23 @@ def infer_in_place(model: Model) -> None:
     graph.value_info.extend(inferred.graph.value_info)
     for stated, found in zip(graph.output, inferred.graph.output, strict=True):
         stated.CopyFrom(found)
+
+
+def _hide_integers(seen: ModelProto) -> None:
+    """External integers become inputs of the graph, of which inference looks at the type alone.
+
+    They are too many to be anybody's shape, and where arithmetic is done with them inference asks for their values and
+    fails without.
+    """
+    kinds = (TensorProto.INT64, TensorProto.INT32)
+    stated = {value.name for value in seen.graph.input}
+    for place in range(len(seen.graph.initializer) - 1, -1, -1):
+        tensor = seen.graph.initializer[place]
+        if tensor.data_type in kinds and is_external(tensor):
+            if tensor.name not in stated:
+                value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+                seen.graph.input.append(value)
+            del seen.graph.initializer[place]
 
 
 def _may_steer_shapes(tensor: TensorProto) -> bool:

@@ -105,7 +105,7 @@ def write(
     folder = workdir / "kit"
     io.save(prepared.surgery.model, folder / GRAPH)
     kit_samples.write(job if samples else None, probes if samples else (), folder)
-    if job.backend.name == "tensorrt":
+    if by_trtexec(job, prepared):
         _write_models(job, prepared, folder)
     recipe = job.recipe.resolved()
     recipe["engines"] = {job.name: recipe["engines"][job.name]}
@@ -118,7 +118,7 @@ def write(
     }
     if prepared.scales is not None and prepared.scales_path is not None:
         members[SCALES] = prepared.scales_path
-        if job.backend.name == "tensorrt" and not strongly_typed(job):
+        if by_trtexec(job, prepared) and not strongly_typed(job):
             members |= _caches(prepared.scales, tensorrt_version(job))
     info = KitInfo(
         recipe_name=job.recipe.name,
@@ -142,9 +142,15 @@ def _facts(job: Job, prepared: Prepared, parity: dict[str, Any] | None, samples:
         surgery=tuple(replace(report, seconds=0.0) for report in prepared.surgery.reports),
         plan=prepared.planned.plan.to_json(),
         parity=parity,
-        on_device=finishing_command(job) if job.backend.name == "tensorrt" else "",
+        on_device=finishing_command(job) if by_trtexec(job, prepared) else "",
         samples=samples,
     )
+
+
+def by_trtexec(job: Job, prepared: Prepared) -> bool:
+    """Can NVIDIA's own trtexec make the engine too? It loads no plugins written in Python, as ours are."""
+    ours = any(choice.lowering_name == "trtforge" for choice in prepared.planned.plan.swapped)
+    return job.backend.name == "tensorrt" and not ours
 
 
 def _write_models(job: Job, prepared: Prepared, folder: Path) -> None:

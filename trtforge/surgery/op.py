@@ -197,8 +197,10 @@ def why_not_ours(situation: Situation, precisions: Sequence[str]) -> str:
     """A sentence why a TensorRT plugin of ours cannot be built in; "" when it can."""
     if situation.backend == "onnxruntime":
         return "onnxruntime runs the graph as it is, without TensorRT plugins"
-    if situation.backend == "tensorrt":
-        return "a kit is finished by trtexec, which loads no plugins written in Python"
+    if situation.dla:
+        return "plugins run on the GPU, not on a DLA"
+    if situation.backend == "tensorrt" and not any(each.namespace == DOMAIN for each in situation.creators):
+        return f"TensorRT {situation.tensorrt or '(release not stated)'} takes no plugins in Python: 10 is the first to"
     if situation.precision not in precisions:
         return f"its kernels compute in {' and '.join(precisions)}, and the recipe's precision is {situation.precision}"
     return ""

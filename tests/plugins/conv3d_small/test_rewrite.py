@@ -141,7 +141,10 @@ def test_something_else() -> None:
 # ---- the lowering --------------------------------------------------------------------------------------------------
 
 REFUSED = [
-    ({"backend": "tensorrt"}, "a kit is finished by trtexec, which loads no plugins written in Python"),
+    (
+        {"backend": "tensorrt", "tensorrt": "8.6.2", "creators": frozenset()},
+        "TensorRT 8.6.2 takes no plugins in Python: 10 is the first to",
+    ),
     ({"precision": "fp32"}, "its kernels compute in int8, and the recipe's precision is fp32"),
     ({"sm": "7.5"}, "its kernels need SM 8.0 or later, and the target has 7.5"),
     ({"sm": None}, "its kernels need SM 8.0 or later, and the target has no GPU"),

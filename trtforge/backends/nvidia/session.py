@@ -88,7 +88,7 @@ class PlanSession:
         outside: Mapping[str, str] | None = None,
         dla: bool = False,
     ) -> None:
-        self.runtime: Any = None
+        self.kept: Any = None
         self._trt, self._log, self._engine, self._where, self._dla = trt, log, engine, where, dla
         self.traffic = {"host_to_device": 0, "device_to_host": 0, "executions": 0}
         self._context = engine.create_execution_context()

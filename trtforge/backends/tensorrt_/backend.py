@@ -52,13 +52,15 @@ class NativeTensorRT:
 
     def creators(self, tensorrt: str | None) -> tuple[frozenset[Creator], bool]:
         """Asked of the registry where TensorRT is; elsewhere NVIDIA's stock plugins by release, as documented."""
+        from trtforge.backends.nvidia.plugins import ours
+
         if not environment.problem()[0]:
             from trtforge.backends.tensorrt_.registry import creators
 
-            return creators(), True
+            return creators() | _ours(environment.version(), ours()), True
         from trtforge.surgery.documented import documented as stock
 
-        return stock(tensorrt), False
+        return stock(tensorrt) | _ours(tensorrt or "", ours()), False
 
     def compile(self, request: CompileRequest) -> CompileResult:
         """Write ``model.plan`` and ``layers.json``, the engine inspector's, into ``request.workdir``.
@@ -71,29 +73,35 @@ class NativeTensorRT:
         known = known_features(release)
         _check_dla(request, release)
 
+        from trtforge.backends.nvidia import plugins
         from trtforge.backends.nvidia.answer import CompileJob, Compiler
         from trtforge.backends.nvidia.process import run, timeout_seconds
         from trtforge.backends.tensorrt_.lower import lower
         from trtforge.graph.io import save
+        from trtforge.surgery.compiler_graph import for_compiler
 
         lowered = lower(request, known, release)
         onnx, plan = request.workdir / "graph" / "model.onnx", request.workdir / ENGINE_FILE
         save(lowered.model, onnx)
+        kinds = plugins.kinds_in(lowered.model)
+        parsed = request.workdir / "compiler" / "model.onnx" if kinds else onnx
+        if kinds:
+            save(for_compiler(lowered.model, kinds), parsed)
         options = build_options(request, lowered, known, request.workdir)
         compiler = Compiler("tensorrt", "TensorRT", environment.INSTALL, environment.child_environment())
         label = f"compile for {request.target.key} (TensorRT {release})"
-        compiled = run(
-            CompileJob(compiler, onnx, plan, options, label), timeout=timeout_seconds(), progress=request.progress
-        )
+        job = CompileJob(compiler, parsed, plan, options, label, tuple(kinds))
+        compiled = run(job, timeout=timeout_seconds(), progress=request.progress)
         for warning in compiled.warnings:
             request.progress.warn(f"TensorRT: {warning}")
         _check_plan(plan, compiled)
         _check_engine(request, options, compiled)
+        cubins = plugins.write_cubins(kinds, request.target.sm or "", request.workdir)
         return CompileResult(
-            files={ENGINE_FILE: plan, LAYERS_FILE: request.workdir / LAYERS_FILE},
+            files={ENGINE_FILE: plan, LAYERS_FILE: request.workdir / LAYERS_FILE, **cubins},
             inputs=_specs(compiled, "input"),
             outputs=_specs(compiled, "output"),
-            report=_report(request, lowered, options, compiled, plan),
+            report=_report(request, lowered, options, compiled, plan) | plugins.facts(kinds, lowered.plugins),
             graph=onnx,
         )
 
@@ -118,6 +126,12 @@ class NativeTensorRT:
                 why=f"{_WHY}; here {why}",
                 next=next_,
             )
+
+
+def _ours(release: str, creators: frozenset[Creator]) -> frozenset[Creator]:
+    """Our plugins, where a release takes such."""
+    known = documented(".".join(release.split(".")[:3]))
+    return creators if known is not None and known.plugin_v3 and known.typed_flag else frozenset()
 
 
 def known_features(release: str) -> Features:

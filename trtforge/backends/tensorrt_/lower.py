@@ -18,6 +18,7 @@ from trtforge.surgery.choose import apply
 if TYPE_CHECKING:
     from trtforge.backends.base import CompileRequest
     from trtforge.graph.model import Model
+    from trtforge.surgery.op import Lowered as PluginNodes
 
 GPU_CACHE: Algorithm = "MinMaxCalibration"
 DLA_CACHE: Algorithm = "EntropyCalibration2"
@@ -27,28 +28,53 @@ the same min-max ones under both."""
 
 @dataclass(frozen=True)
 class Lowered:
-    """``precision``: what the builder is told; "typed": what the graph says. ``cache``: with INT8 that it is told."""
+    """``precision``: what the builder is told; "typed": what the graph says. ``cache``: with INT8 that it is told.
+
+    ``plugins``: nodes that are plugins of ours.
+    """
 
     model: Model
     precision: Literal["typed", "fp32", "fp16", "int8"]
     cache: CalibrationCache | None
     float_layers: tuple[str, ...]
+    plugins: tuple[PluginNodes, ...] = ()
 
 
 def lower(request: CompileRequest, known: Features, release: str) -> Lowered:
     """``known``, ``release``: of the TensorRT that will compile, "10.3.0". Raises ONX, CAL and BLD errors."""
-    model = with_plugins(request)
     precision = request.engine.precision
+    if uses_ours(request):
+        return _with_ours(request)
+    model = with_plugins(request)
     if known.precision_flags:
         skip = request.engine.quantize.skip if precision == "int8" else ()
         return Lowered(model, precision, _cache(request, release), skip)
     if precision == "int8" and request.scales is not None:
-        return Lowered(insert(model, request.scales, request.engine.quantize)[0], "typed", None, ())
-    if precision == "fp16":
-        from trtforge.backends.tensorrt_rtx_.half import convert
+        model = insert(model, request.scales, request.engine.quantize)[0]
+    return Lowered(_half(model, precision), "typed", None, ())
 
-        model = convert(model)[0]
-    return Lowered(model, "typed", None, ())
+
+def uses_ours(request: CompileRequest) -> bool:
+    """Is a plugin of this project among what was chosen?"""
+    return request.plugins is not None and any(one.lowering_name == "trtforge" for one in request.plugins.swapped)
+
+
+def _with_ours(request: CompileRequest) -> Lowered:
+    """Plugins of ours take and give the types that the graph says, so all of it says them: with TensorRT 10 too."""
+    assert request.plugins is not None and request.situation is not None  # `uses_ours` looked
+    source = graph = _shaped(request)
+    if request.engine.precision == "int8" and request.scales is not None:
+        graph = insert(graph, request.scales, request.engine.quantize)[0]
+    graph, lowered = apply(source, graph, request.plugins, request.situation)
+    return Lowered(_half(graph, request.engine.precision), "typed", None, (), tuple(lowered))
+
+
+def _half(model: Model, precision: str) -> Model:
+    if precision != "fp16":
+        return model
+    from trtforge.backends.tensorrt_rtx_.half import convert
+
+    return convert(model)[0]
 
 
 def with_plugins(request: CompileRequest) -> Model:

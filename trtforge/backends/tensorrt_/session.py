@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from trtforge.backends.nvidia.log import last_words_logger
+from trtforge.backends.nvidia.plugins import for_this_gpu, needed, register_all
 from trtforge.backends.nvidia.session import PlanSession
 from trtforge.errors.engine import CannotDeserialize
 
 
 def load(plan: Path, report: Mapping[str, Any]) -> PlanSession:
-    """``report``: of the build. Raises CannotDeserialize, ExecutionFailed, MissingPackage."""
+    """``report``: of the build. Raises PluginNotHere, ForeignGpu, CannotDeserialize, ExecutionFailed."""
     trt, log = _tensorrt()
     return loaded(trt, log, plan, report)
 
@@ -26,6 +27,9 @@ def loaded(trt: Any, log: Any, plan: Path, report: Mapping[str, Any]) -> PlanSes
         raise _refusal(plan, "it is a loadable for cuDLA, which TensorRT does not run", "load it with cuDLA")
     if not trt.init_libnvinfer_plugins(log, ""):
         raise _refusal(plan, "NVIDIA's own plugins could not be loaded: " + log.last_words())
+    kinds = needed(report, plan)
+    for_this_gpu(kinds, plan)
+    creators = register_all(trt, kinds, plan)
     runtime = trt.Runtime(log)
     if dla is not None:
         if runtime.num_DLA_cores <= dla["core"]:
@@ -39,7 +43,7 @@ def loaded(trt: Any, log: Any, plan: Path, report: Mapping[str, Any]) -> PlanSes
     session = PlanSession(
         trt, log, engine, str(plan), scales=report["scales"], outside=report["outside"], dla=dla is not None
     )
-    session.runtime = runtime  # TensorRT wants it alive as long as its engines
+    session.kept = (runtime, creators)  # TensorRT wants them alive as long as the engine
     return session
 
 

@@ -72,7 +72,8 @@ class TensorRTRtxBackend:
         capability = _compute_capability(request)
         _check_supported(request)
 
-        from trtforge.backends.tensorrt_rtx_ import ir, names, plugins
+        from trtforge.backends.nvidia import plugins
+        from trtforge.backends.tensorrt_rtx_ import ir, names
         from trtforge.graph.io import save
         from trtforge.surgery.compiler_graph import for_compiler
 
@@ -190,17 +191,11 @@ def _lower(request: CompileRequest) -> tuple[Model, dict[str, Any]]:
 def _with_plugins(request: CompileRequest, source: Model, graph: Model, facts: dict[str, Any]) -> Model:
     if request.plugins is None or request.situation is None:
         return graph
-    from trtforge.backends.tensorrt_rtx_ import plugins
+    from trtforge.backends.nvidia import plugins
     from trtforge.surgery.choose import apply
 
     graph, lowered = apply(source, graph, request.plugins, request.situation)
-    nodes = [
-        {"plugin": one.plugin.creator.name, "outputs": list(one.nodes[-1].output), "fields": dict(one.plugin.fields)}
-        for one in lowered
-        if one.plugin is not None
-    ]
-    facts["surgery"] = request.plugins.to_json()
-    facts["plugins"] = plugins.records(plugins.kinds_in(graph), nodes)
+    facts |= {"surgery": request.plugins.to_json()} | plugins.facts(plugins.kinds_in(graph), lowered)
     return graph
 
 

@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from trtforge.backends.nvidia.log import last_words_logger
+from trtforge.backends.nvidia.plugins import for_this_gpu, needed, register_all
 from trtforge.backends.nvidia.session import PlanSession
 from trtforge.backends.tensorrt_rtx_ import environment
-from trtforge.backends.tensorrt_rtx_.plugins import check_kernels, needed
 from trtforge.errors.engine import CannotDeserialize
 from trtforge.errors.environment import MissingPackage, NoGpu
-from trtforge.gpu import cuda_core
-from trtforge.kernels.plugin import PluginKind
-from trtforge.kernels.tensorrt import register
 
 
 class RtxSession(PlanSession):
@@ -37,14 +34,12 @@ class RtxSession(PlanSession):
                 why=problem,
                 next="run it on a machine with the GPU it was built for; here it can be inspected: trtforge inspect",
             )
-        if kinds:
-            major, minor = cuda_core().Device(0).compute_capability
-            check_kernels(kinds, plan, f"{major}.{minor}")
+        for_this_gpu(kinds, plan)
         trt, log = _tensorrt_rtx()
-        self._creators = [register(trt, kind, _cubins(kind, plan.parent)) for kind in kinds.values()]
+        creators = register_all(trt, kinds, plan)
         runtime = trt.Runtime(log)
         super().__init__(trt, log, _deserialize(trt, log, runtime, plan), str(plan))
-        self.runtime = runtime  # TensorRT-RTX wants it alive as long as its engines
+        self.kept = (runtime, creators)  # TensorRT-RTX wants them alive as long as the engine
 
 
 def _deserialize(trt: Any, log: Any, runtime: Any, plan: Path) -> Any:
@@ -67,10 +62,6 @@ def _refusal(plan: Path, why: str, log: Any) -> CannotDeserialize:
         why=" | ".join(part for part in (why, log.last_words()) if part) or "the runtime gave no reason",
         next="rebuild it for the GPU and the TensorRT-RTX of this machine: trtforge build RECIPE",
     )
-
-
-def _cubins(kind: PluginKind, folder: Path) -> dict[str, bytes]:
-    return {sm: path.read_bytes() for sm, path in kind.kernels.files(folder).items()}
 
 
 @cache

@@ -173,10 +173,11 @@ def _size(stated: TensorType | None) -> int:
 
 def _replace(graph: GraphProto, folded: set[str], values: dict[str, Any]) -> None:
     """Drop the folded nodes (named by their first output) and the weights only they used; add their results."""
-    used_before = {name for node in graph.node for name in used_names(node)}
-    kept = [NodeProto.FromString(node.SerializeToString()) for node in graph.node if node.output[0] not in folded]
-    graph.ClearField("node")
-    graph.node.extend(kept)
+    gone = [position for position, node in enumerate(graph.node) if node.output[0] in folded]
+    used_before = {name for position in gone for name in used_names(graph.node[position])}
+    for position in reversed(gone):
+        del graph.node[position]
+    kept = list(graph.node)
     used = {name for node in kept for name in used_names(node)} | {value.name for value in graph.output}
     for position in range(len(graph.initializer) - 1, -1, -1):
         name = graph.initializer[position].name

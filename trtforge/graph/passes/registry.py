@@ -60,6 +60,9 @@ class PassReport:
         return asdict(self)
 
 
+_Types = dict[str, shapes.TensorType]
+
+
 def available() -> dict[str, Pass]:
     """Every pass by name, in the order they are usually run."""
     return {one.name: one for one in _PASSES}
@@ -91,9 +94,11 @@ def run(model: Model, names: Sequence[str | Pass], *, progress: Progress = QUIET
     context = Context(work, parked, progress)
     reports = []
     with progress.task("surgery", len(passes)) as task:
+        types = shapes.tensor_types(work)
         for one in passes:
             task.note(one.name)
-            reports.append(_apply(one, work, context))
+            report, types = _apply(one, work, context, types)
+            reports.append(report)
             if has_parkable(work.proto):  # weights the pass made
                 work.proto, _ = park(work.proto, into=parked)
             task.advance()
@@ -107,7 +112,8 @@ def _has_external(proto: ModelProto) -> bool:
     return any(is_external(tensor) for tensor in model_tensors(proto))
 
 
-def _apply(one: Pass, work: Model, context: Context) -> PassReport:
+def _apply(one: Pass, work: Model, context: Context, types: _Types) -> tuple[PassReport, _Types]:
+    """The report, and the types of the graph's tensors, which were ``types`` before."""
     started = time.perf_counter()
     missing = one.requires(work)
     if missing:
@@ -117,7 +123,7 @@ def _apply(one: Pass, work: Model, context: Context) -> PassReport:
             why=missing,
             next=f"do what the reason says, or leave {one.name!r} out of `surgery:`",
         )
-    promises = _Promises(work, one)
+    promises = _Promises(work, one, types)
     try:
         result = one.apply(work, context)
     except PassFailed:
@@ -136,7 +142,8 @@ def _apply(one: Pass, work: Model, context: Context) -> PassReport:
             why=f"{type(error).__name__}: {error}",
             next=f"leave {one.name!r} out of `surgery:`, and report this with the model",
         ) from error
-    broken = (promises.broken(work) or one.ensures(work)) if result.modified else ""
+    types = shapes.tensor_types(work) if result.modified else types
+    broken = (promises.broken(work, types) or one.ensures(work)) if result.modified else ""
     if broken:
         raise PassBrokeContract(
             f"the pass {one.name!r} returned a graph that breaks its contract",
@@ -144,20 +151,20 @@ def _apply(one: Pass, work: Model, context: Context) -> PassReport:
             why=broken,
             next=f"leave {one.name!r} out of `surgery:`, and report this with the model",
         )
-    return PassReport(one.name, result.modified, result.reason, time.perf_counter() - started)
+    return PassReport(one.name, result.modified, result.reason, time.perf_counter() - started), types
 
 
 class _Promises:
     """What every pass must keep, noted before it runs."""
 
-    def __init__(self, model: Model, one: Pass) -> None:
+    def __init__(self, model: Model, one: Pass, types: _Types) -> None:
         self.redefines = one.redefines
         self.inputs = shapes.input_specs(model)
         self.outputs = shapes.output_specs(model)
-        self.types = shapes.tensor_types(model)
+        self.types = types
 
-    def broken(self, model: Model) -> str:
-        """A sentence for the first promise that is not kept, empty when all are."""
+    def broken(self, model: Model, types: _Types) -> str:
+        """A sentence for the first promise that is not kept, "" when all are. ``types``: of the graph as it is now."""
         problem = graph_problem(model.proto)
         if problem:
             return problem
@@ -168,7 +175,7 @@ class _Promises:
             renamed = list(before) != list(after) and not (kind == "outputs" and "outputs" in self.redefines)
             if renamed:
                 return f"the graph's {kind} were {', '.join(before)} and are {', '.join(after)}"
-        for name, after_type in shapes.tensor_types(model).items():
+        for name, after_type in types.items():
             before_type = self.types.get(name, after_type)
             redefined = name in self.inputs and "inputs" in self.redefines
             if not redefined and not _compatible(before_type, after_type):

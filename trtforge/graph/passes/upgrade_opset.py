@@ -10,11 +10,11 @@ import onnx.inliner
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 from trtforge.errors.graph import PassFailed
-from trtforge.graph.index import names_within, rename_tensors, subgraphs
+from trtforge.graph.index import Index, names_within, rename_tensors, subgraphs
 from trtforge.graph.io import default_opset
 from trtforge.graph.model import Model
 from trtforge.graph.passes.base import Context, Pass, PassResult
-from trtforge.graph.shapes import infer_in_place
+from trtforge.graph.shapes import infer_in_place, tensor_types
 
 _IR_VERSION = 8  # the one that opset 17 came with (onnx 1.12)
 _INVENTED = re.compile(r"_v_\d+")  # names onnx's converter gives to the tensors it adds
@@ -72,11 +72,49 @@ class UpgradeOpset(Pass):
                 entry.version = self.target
         proto.ir_version = max(proto.ir_version, _IR_VERSION)
         infer_in_place(model)
+        if before < 13:
+            _rejoin_softmax(model)
         return PassResult(True, f"converted opset {before} to {self.target}")
 
     def ensures(self, model: Model) -> str:
         opset = default_opset(model.proto) or 0
         return "" if opset >= self.target else f"the model still states opset {opset}"
+
+
+def _rejoin_softmax(model: Model) -> None:
+    """Flatten, Softmax, Reshape to one Softmax, in place, where it is along the last axis.
+
+    The converter writes these three where it does not know the rank, which before opset 13 is so behind every Reshape
+    to a computed shape; in the newer operators the rank is inferred. Compilers know attention by the one Softmax.
+    """
+    graph = model.proto.graph
+    index, types = Index(graph), tensor_types(model)
+    gone: set[str] = set()
+    for node in graph.node:
+        if node.op_type not in ("Softmax", "LogSoftmax") or node.domain not in ("", "ai.onnx"):
+            continue
+        flat, back = index.producer(node.input[0]), index.only_consumer(node.output[0])
+        if flat is None or flat.op_type != "Flatten" or back is None or back.op_type != "Reshape":
+            continue
+        shape, stated = index.producer(back.input[1]), types.get(flat.input[0])
+        same = shape is not None and shape.op_type == "Shape" and shape.input[0] == flat.input[0]
+        if not same or stated is None or stated.shape is None or index.only_consumer(flat.output[0]) is None:
+            continue
+        if [attribute.i for attribute in flat.attribute] != [len(stated.shape) - 1] or index.only_consumer(
+            back.input[1]
+        ) is None:
+            continue
+        gone.update((flat.output[0], back.output[0], back.input[1]))
+        node.input[0], node.output[0] = flat.input[0], back.output[0]
+    kept = [node for node in graph.node if node.op_type in ("Softmax", "LogSoftmax") or gone.isdisjoint(node.output)]
+    if gone:
+        copies = [NodeProto.FromString(node.SerializeToString()) for node in kept]
+        graph.ClearField("node")
+        graph.node.extend(copies)
+        made = {name for node in copies for name in node.output}
+        stale = [place for place, value in enumerate(graph.value_info) if value.name not in made]
+        for place in reversed(stale):
+            del graph.value_info[place]
 
 
 def _functions_that_change(proto: ModelProto, opset: int) -> list[FunctionProto]:
