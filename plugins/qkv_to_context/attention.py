@@ -94,7 +94,7 @@ def _rtx_refuses(found: Attention, situation: Situation, match: Match) -> str:
         return f"TensorRT-RTX has no attention kernel for head size {found.head_size}; it has {first} to {last}"
     if situation.precision == "int8" and not found.guarded:
         return "TensorRT-RTX makes one INT8 kernel of the plain graph with Q/DQ, and Attention computes in FP16"
-    if situation.precision == "int8" and not _range(match, situation):
+    if situation.precision == "int8" and situation.ranges is not None and not _range(match, situation):
         return f"calibration has no range for the tensor {match.ranges[0]!r}"
     return ""
 

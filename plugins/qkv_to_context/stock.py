@@ -176,7 +176,8 @@ def _int8_refuses(match: Match, situation: Situation) -> str:
         explicit = False
     if not explicit:
         return "before TensorRT 11 INT8 is by implicit quantization, and calibration has no range for Q, K and V in one"
-    ranges = situation.ranges or {}
+    if (ranges := situation.ranges) is None:  # before calibration
+        return ""
     for tensor in match.ranges:
         if not ranges.get(tensor, 0.0) > 0 or not math.isfinite(ranges[tensor]):
             return f"calibration has no usable range for the tensor {tensor!r}"

@@ -297,7 +297,7 @@ def test_a_device_with_tensorrt_10_gets_ours_too(hospital: Any, monkeypatch: pyt
     monkeypatch.setattr(process, "_CHILD", "stand_in")
     monkeypatch.setattr(environment, "problem", lambda: ("", ""))
     monkeypatch.setattr(environment, "version", lambda: "10.3.0.26")
-    monkeypatch.setattr(registry, "creators", lambda: frozenset())
+    monkeypatch.setattr(registry, "creators", frozenset)
     monkeypatch.setattr(machine, "compute_capability", lambda: "8.7")
     done = hospital.forge("build", "recipes/orin.yaml", "--set", "engines.volume.verify=null", "--store", "made")
     assert done.code == 0, done.err

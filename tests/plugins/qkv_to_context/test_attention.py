@@ -9,18 +9,21 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from trtforge.backends.nvidia.process import run
 from trtforge.backends.tensorrt_rtx_ import environment, half, ir
 from trtforge.backends.tensorrt_rtx_.job import job
+from trtforge.backends.tensorrt_rtx_.names import count_int8
 from trtforge.errors.backend import CompilerRefused
 from trtforge.graph.model import Model
 from trtforge.graph.shapes import infer_shapes
 from trtforge.plugins.qkv_to_context.attention import OPSET, RTX_HEAD_SIZES, AttentionOperator
+from trtforge.plugins.qkv_to_context.rewrite import OP
 from trtforge.progress import QUIET
 from trtforge.scales.codecs import qdq
 from trtforge.scales.table import ScaleTable, TensorRange
+from trtforge.surgery.choose import apply, choose
 from trtforge.surgery.op import Situation
 
 HERE = Situation("onnxruntime", "fp32", None)
@@ -86,16 +89,48 @@ def test_head_sizes_of_rtx(tools: Any) -> None:
         assert (ATTENTION.refuses(bench.match, bench.view, RTX) == "") == served == (size in RTX_HEAD_SIZES)
 
 
-def test_a_node_that_opset_23_spells_otherwise_is_named(tools: Any) -> None:
+def test_an_operator_that_opset_23_no_longer_has_is_named(tools: Any) -> None:
     model = tools.draw(tools.Spelling())
-    model.proto.opset_import[0].version = 17
-    model.proto.graph.node.append(helper.make_node("ReduceMean", ["y"], ["mean"], name="old", axes=[1]))
+    model.proto.opset_import[0].version = 9
+    model.proto.graph.node.append(helper.make_node("Upsample", ["y", "s"], ["large"], name="old"))
     bench = tools.Bench(model)
-    assert "ReduceMean 'old' is spelled otherwise: put `upgrade-opset`" in ATTENTION.refuses(
+    assert "opset 23, which has no Upsample: 'old' cannot be converted" in ATTENTION.refuses(
         bench.match, bench.view, HERE
     )
-    del model.proto.graph.node[-1]
-    assert ATTENTION.refuses(bench.match, tools.Bench(model).view, HERE) == ""
+
+
+def test_the_rest_of_the_graph_is_converted_to_opset_23(tools: Any) -> None:
+    """ReduceMean has its axes as an attribute before opset 18."""
+    model = tools.draw(tools.Spelling(mask="add"))
+    model.proto.opset_import[0].version = 17
+    mean = helper.make_node("ReduceMean", ["y"], ["mean"], name="old", axes=[1], keepdims=0)
+    model.proto.graph.node.append(mean)
+    model.proto.graph.output.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, None))
+    model = infer_shapes(model)
+    feeds = tools.feeds_of(model, 8)
+    plan = choose(model, [OP], {}, HERE)
+    assert [choice.lowering_name for choice in plan.choices] == ["attention"]
+    after, _ = apply(model, model, plan, HERE)
+    tools.assert_same(tools.run(model, feeds, output="mean"), tools.run(after, feeds, output="mean"))
+
+
+def test_what_a_compiler_is_given_runs_here(tools: Any) -> None:
+    """A build is verified with the compiler's graph in onnxruntime, which does not broadcast a mask [B, 1, 1, S]."""
+    bench = tools.Bench(tools.draw(tools.Spelling(head_size=16, mask="add", mask_shape="keys")))
+    feeds = tools.feeds_of(bench.model, 8)
+    after = bench.lowered(ATTENTION, RTX)
+    tools.assert_same(tools.run(bench.model, feeds), tools.run(after, feeds))
+
+
+def test_no_weight_is_read(tools: Any, tmp_path: Path) -> None:
+    """The data file may be gone: projections go by their weights' names."""
+    model = tools.draw(tools.Spelling(length=6, heads=8, head_size=16, mask="keep", bias=False))
+    onnx.save(model.proto, tmp_path / "m.onnx", save_as_external_data=True, location="d", size_threshold=4096)
+    lean = Model(onnx.load(tmp_path / "m.onnx", load_external_data=False), tmp_path)
+    (tmp_path / "d").unlink()
+    plan = choose(lean, [OP], {}, RTX)
+    after, _ = apply(lean, lean, plan, RTX)
+    assert "Attention" in {node.op_type for node in after.proto.graph.node}
 
 
 def test_int8_wants_the_range_of_its_input(tools: Any) -> None:
@@ -184,9 +219,13 @@ def test_what_rtx_makes_of_the_plain_graph_in_int8(
     model = tools.draw(tools.Spelling(length=128, heads=12, head_size=64, mask=mask, guard=guard))
     inner = {name for node in model.proto.graph.node for name in node.output} | {"x"}
     quantized, _ = qdq.insert(model, ScaleTable({name: TensorRange(-3.0, 3.0, 1) for name in inner}))
-    fused = [layer for layer in compiled(quantized, tmp_path, "SM80") if layer.name == KERNEL]
+    layers = compiled(quantized, tmp_path, "SM80")
+    fused = [layer for layer in layers if layer.name == KERNEL]
     assert len(fused) == kernels
     assert all(layer.is_int8 for layer in fused)
+    products = {node.name: "MatMul" for node in model.proto.graph.node if node.op_type == "MatMul"}
+    inside = [name for name in count_int8(products, layers).kept if any(name in layer.nodes for layer in fused)]
+    assert len(inside) == 2 * kernels  # the report counts what a fused kernel computes
 
 
 @needs_rtx
