@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trtforge.errors.base import TrtforgeError
 from trtforge.errors.recipe import UnknownEngine
 from trtforge.recipe.document import Node, Where, dotted
 from trtforge.recipe.layers import _SEGMENT, _unquoted, merge, without_nulls
@@ -246,3 +247,24 @@ def test_one_word_for_a_list_is_shown_in_brackets(project: Any) -> None:
     error = project.fails("engines.r50.surgery=upgrade-opset")
     assert error.code == "RCP113"
     assert "[upgrade-opset]" in error.next
+
+
+def test_engines_that_are_not_asked_for_may_lack_what_they_want(tmp_path: Path) -> None:
+    """A recipe of many networks, of which a user has one."""
+
+    (tmp_path / "recipes").mkdir()
+    recipe = tmp_path / "recipes" / "many.yaml"
+    engine = "    inputs: {x: {shape: [1, 3]}}\n    precision: fp32\n"
+    recipe.write_text(
+        "target: host\nbackend: onnxruntime\nengines:\n"
+        f"  here:\n    model: {{onnx: here.onnx}}\n{engine}"
+        f"  there:\n    model: {{onnx: '${{THERE}}/m.onnx'}}\n{engine}"
+    )
+    assert list(load(recipe, only=["here"], environ={}).recipe.engines) == ["here"]
+    with pytest.raises(TrtforgeError, match="variable THERE is not set"):
+        load(recipe, environ={})
+    with pytest.raises(TrtforgeError, match="variable THERE is not set"):
+        load(recipe, only=["there"], environ={})
+    with pytest.raises(UnknownEngine) as caught:
+        load(recipe, only=["hre"], environ={})
+    assert caught.value.why == "it defines: here, there" and caught.value.next == "did you mean `here`?"

@@ -70,7 +70,7 @@ def build(
         what = "`--on` finishes the engine on the device; `--kit` and `--out` leave it to you"
         raise OptionsContradict(what, next="give one of them")
     wish = KitWish(kit or out is not None, out, keys.signer(sign), not no_samples)
-    loaded = load(recipe, overrides=set_ or ())
+    loaded = load(recipe, overrides=set_ or (), only=only or ())
     jobs = plan(loaded, only=only or (), store=store, locked=locked, progress=ui)
     if out is not None and len(jobs) != 1:
         raise OneEngineNeeded(

@@ -46,7 +46,7 @@ def calibrate(
     from trtforge.recipe.load import load
 
     results: list[CalibratedEngine] = []
-    for job in plan(load(recipe, overrides=set_ or ()), only=only or (), progress=ui):
+    for job in plan(load(recipe, overrides=set_ or (), only=only or ()), only=only or (), progress=ui):
         if job.calibration_set is None:
             ui.log(f"{job.name}: no calibration set (precision {job.engine.precision}); skipped")
             continue

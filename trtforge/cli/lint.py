@@ -45,7 +45,7 @@ def lint(
     from trtforge.pipeline.job import plan
     from trtforge.recipe.load import load
 
-    jobs = plan(load(recipe, overrides=set_ or ()), only=only or (), progress=ui)
+    jobs = plan(load(recipe, overrides=set_ or (), only=only or ()), only=only or (), progress=ui)
     _check_wishes(recipe, jobs, html, placement=placement, fix=fix)
     results = [_one(ui, job, html, placement=placement, fix=fix) for job in jobs]
     errors = sum(finding["severity"] == "error" for result in results for finding in result["findings"])

@@ -42,17 +42,15 @@ def examined(job: Job) -> Context:
 
 
 def _context(job: Job, model: Any) -> Context:
-    from trtforge.graph.digests import digests
     from trtforge.lint.run import examine
-    from trtforge.pipeline.prepare import scales_path
+    from trtforge.pipeline.prepare import known_scales
     from trtforge.scales.table import ScaleTable
 
     said = job.recipe.recipe
-    file = job.scales_file
-    if file is None and job.target.is_dla and job.calibration_set is not None:
-        cached = scales_path(job, digests(model))
-        file = cached if cached.exists() else None
-    scales = ScaleTable.load(file) if file is not None else None
+    if job.target.is_dla:
+        scales = known_scales(job, model)
+    else:
+        scales = ScaleTable.load(job.scales_file) if job.scales_file is not None else None
     return examine(model, job.engine, job.target, scales, said.backend, said.tensorrt, root=job.recipe.root)
 
 

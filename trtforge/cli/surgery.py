@@ -50,7 +50,7 @@ def surgery(
     from trtforge.recipe.load import load
     from trtforge.surgery.choose import as_functions
 
-    jobs = plan(load(recipe, overrides=set_ or ()), only=only or (), progress=ui)
+    jobs = plan(load(recipe, overrides=set_ or (), only=only or ()), only=only or (), progress=ui)
     if len(jobs) != 1 and out is not None:
         raise OneEngineNeeded(
             f"--out writes one model, but the recipe has {len(jobs)} engines",

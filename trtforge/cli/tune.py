@@ -50,7 +50,9 @@ def tune(
     from trtforge.tune.search import search
     from trtforge.tune.space import Combination, Measured, Space
 
-    name = engine or _only_engine(load(recipe, overrides=set_ or ()).recipe.engines, recipe)
+    name = engine or _only_engine(
+        load(recipe, overrides=set_ or (), only=[engine] if engine else []).recipe.engines, recipe
+    )
     folder = out or Path("tune") / f"{recipe.stem}-{name}"
     tuned = Tuned(recipe, tuple(set_ or ()), name, folder / "engines", seconds, ui)
     sram_bytes = [size << 10 for size in _numbers(srams, "--srams")]

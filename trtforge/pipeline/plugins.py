@@ -99,16 +99,9 @@ def plan(job: Job, model: Model, scales: ScaleTable | None) -> Planned:
 
 def explained(job: Job, model: Model) -> Planned:
     """The plan without calibrating for it: ranges of an earlier calibration, or the assumption that all are there."""
-    from trtforge.graph.digests import digests
-    from trtforge.pipeline.prepare import measured, scales_path
+    from trtforge.pipeline.prepare import known_scales
 
-    scales = None
-    if job.engine.precision == "int8":
-        if job.scales_file is not None:
-            scales = ScaleTable.load(job.scales_file)
-        elif job.calibration_set is not None and (path := scales_path(job, digests(measured(job, model)))).exists():
-            scales = ScaleTable.load(path)
-    return plan(job, model, scales)
+    return plan(job, model, known_scales(job, model))
 
 
 def unknown(job: Job, error: UnknownPass) -> UnknownPass:

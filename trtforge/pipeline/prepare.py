@@ -69,6 +69,23 @@ def measured(job: Job, model: Model) -> Model:
     return perform(io.load(job.model.path), plugins.steps(job, measured=True)).model
 
 
+def known_scales(job: Job, model: Model) -> ScaleTable | None:
+    """Ranges without calibrating for them: the recipe's file, or an earlier calibration's; None when there are none.
+
+    ``model``: the graph after surgery. Samples that are not here (MLPerf's are fetched) were not calibrated on here.
+    Raises CAL errors for a file that the recipe names.
+    """
+    if job.engine.precision != "int8":
+        return None
+    if job.scales_file is not None:
+        return ScaleTable.load(job.scales_file)
+    try:
+        path = scales_path(job, digests(measured(job, model))) if job.calibration_set is not None else None
+    except TrtforgeError:
+        return None
+    return ScaleTable.load(path) if path is not None and path.exists() else None
+
+
 def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Prepared:
     """Surgery, then calibration (or the table the recipe names). ``fresh`` ignores a cached table.
 

@@ -36,7 +36,7 @@ class Tuned:
 
     @cached_property
     def recipe(self) -> LoadedRecipe:
-        return load(self.path, overrides=self.overrides)
+        return load(self.path, overrides=self.overrides, only=[self.engine])
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -117,7 +117,11 @@ class Tuned:
         if unit.startswith("dla"):
             said += [f"target={self.recipe.target.device}/dla", f"{at}.dla.core={unit.removeprefix('dla')}"]
             said += [f"{at}.dla.sram={setting.sram >> 10}KiB"] if setting.sram else []
-        (job,) = plan(load(self.path, overrides=[*self.overrides, *said]), only=[self.engine], store=self.store / unit)
+        (job,) = plan(
+            load(self.path, overrides=[*self.overrides, *said], only=[self.engine]),
+            only=[self.engine],
+            store=self.store / unit,
+        )
         return job
 
     def facts(self) -> dict[str, Any]:

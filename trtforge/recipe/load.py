@@ -86,12 +86,19 @@ class LoadedRecipe:
         return {name: engine for name, engine in self.recipe.engines.items() if not only or name in only}
 
 
-def load(path: Path, *, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> LoadedRecipe:
+def load(
+    path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    only: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> LoadedRecipe:
     """Load a recipe and check all of it that can be checked without its model.
 
     Args:
         path: the YAML file.
         overrides: ``KEY=VALUE`` options, applied in order over the merged files, as though they stood in ``path``.
+        only: engines by name; the others are as though they were not there, so that what they lack is no matter.
         environ: variables for ``${NAME}``; the process environment when None.
 
     Raises:
@@ -103,6 +110,7 @@ def load(path: Path, *, overrides: Sequence[str] = (), environ: Mapping[str, str
     chain = read_chain(path, root)
     tree = reduce(merge, [node for _, node in reversed(chain)])
     tree = _without_extends(without_nulls(apply_overrides(tree, overrides, path)))
+    tree = _only(tree, only, path)
 
     problems: dict[KeyPath, TrtforgeError] = {}
     tree = substitute(tree, os.environ if environ is None else environ, problems)
@@ -128,6 +136,19 @@ def load(path: Path, *, overrides: Sequence[str] = (), environ: Mapping[str, str
 def _without_extends(tree: Node) -> Node:
     assert isinstance(tree.value, dict)
     return Node({key: child for key, child in tree.value.items() if key != "extends"}, tree.at, tree.key_at)
+
+
+def _only(tree: Node, names: Sequence[str], path: Path) -> Node:
+    """The tree with these engines alone; with all where none is named. Raises UnknownEngine."""
+    assert isinstance(tree.value, dict)
+    engines = tree.value.get("engines")
+    if not names or engines is None or not isinstance(engines.value, dict):
+        return tree
+    for name in names:
+        if name not in engines.value:
+            raise unknown_engine(name, [str(known) for known in engines.value], where=display(path))
+    kept = Node({name: node for name, node in engines.value.items() if name in names}, engines.at, engines.key_at)
+    return Node({**tree.value, "engines": kept}, tree.at, tree.key_at)
 
 
 def _validate(tree: Node, problems: dict[KeyPath, TrtforgeError]) -> Recipe | None:
