@@ -285,15 +285,25 @@ class Ward(Workshop):
 
 @pytest.fixture(scope="session")
 def script() -> Callable[[str], ModuleType]:
-    """A script of the repository, which is in no package, as a module: by its path from the root."""
+    """A script of the repository, which is in no package, as a module: by its path from the root.
+
+    What it imports from its own folder is forgotten again: several folders have a `topology.py`.
+    """
 
     def load(path: str) -> ModuleType:
         file = Path(__file__).parents[1] / path
+        modules, folders = set(sys.modules), list(sys.path)
         spec = importlib.util.spec_from_file_location(f"script_{file.stem}", file)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            sys.path[:] = folders
+            for name in set(sys.modules) - modules - {spec.name}:
+                if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == file.parent:
+                    del sys.modules[name]
         return module
 
     return load

@@ -19,6 +19,7 @@ from onnx import helper
 from trtforge import plugins
 from trtforge.backends.base import CompileRequest, CompileResult
 from trtforge.backends.nvidia import plugins as shared
+from trtforge.backends.nvidia import registry
 from trtforge.backends.tensorrt_rtx_ import environment, session
 from trtforge.backends.tensorrt_rtx_ import plugins as rtx_plugins
 from trtforge.backends.tensorrt_rtx_.backend import TensorRTRtxBackend
@@ -185,7 +186,7 @@ def test_the_registry_has_ours_and_the_stock_ones() -> None:
 @needs_rtx
 def test_a_registry_that_cannot_be_asked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     rtx_plugins.creators.cache_clear()
-    monkeypatch.setattr(rtx_plugins, "_PROBE", "raise OSError('libtensorrt_rtx.so.1: file too short')")
+    monkeypatch.setattr(registry, "_ASK", "raise OSError('libtensorrt_rtx.so.1: file too short')")
     with pytest.raises(MissingPackage, match="cannot be asked") as caught:
         rtx_plugins.creators()
     assert caught.value.why == "OSError: libtensorrt_rtx.so.1: file too short"

@@ -96,6 +96,21 @@ def test_floats(tmp_path: Path) -> None:
     session.close()
 
 
+def test_memory_that_was_bound_is_used_until_run_takes_its_own(tmp_path: Path) -> None:
+    engine = Engine()
+    session = engine.load(tmp_path)
+    wanted = session.run({"x": X})["y"]
+    x, y = X + 1, np.zeros_like(X)
+    session.bind("x", x.ctypes.data)
+    session.bind("y", y.ctypes.data)
+    session.enqueue(int(session._stream.handle))
+    session._stream.sync()
+    assert np.array_equal(y, 2 * (X + 1))
+    y[...] = 0
+    assert np.array_equal(session.run({"x": X})["y"], wanted)
+    assert not y.any()
+
+
 @pytest.mark.parametrize(("dtype", "format"), [("HALF", "LINEAR"), ("HALF", "HWC8"), ("HALF", "DLA_LINEAR")])
 def test_halves_are_floats_outside(tmp_path: Path, dtype: str, format: str) -> None:
     session = Engine(dtype, format).load(tmp_path, outside={"x": "float32", "y": "float32"})

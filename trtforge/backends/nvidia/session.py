@@ -136,6 +136,8 @@ class PlanSession:
         check_feeds(self.inputs, inputs)
         try:
             self._set_shapes({name: tuple(array.shape) for name, array in inputs.items()})
+            for name, (pointer, _) in self._buffers.items():
+                self.bind(name, pointer)  # a caller of `bind` may have set others
             for name, array in inputs.items():
                 self._fill(name, self._borders[name].inside(array))
             self._replay.run()
@@ -179,12 +181,9 @@ class PlanSession:
                 self._memory.free(pointer)
             pointer = self._memory.take_shared(size)
             self._buffers[border.name] = (pointer, size)
-        self.bind(border.name, pointer)
 
     def _fill(self, name: str, array: Array) -> None:
-        pointer, _ = self._buffers[name]
-        self.bind(name, pointer)  # a caller of `bind` may have set another
-        self.traffic["host_to_device"] += self._memory.write(pointer, array)
+        self.traffic["host_to_device"] += self._memory.write(self._buffers[name][0], array)
 
     def _fetch(self, border: Border) -> Array:
         if (allocator := self._allocators.get(border.name)) is not None:
