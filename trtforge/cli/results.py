@@ -64,7 +64,10 @@ class Tune(TypedDict):
 
 
 class Run(TypedDict):
-    """``rows``: one object a sample; ``parity`` is null with ``--against none``; ``passed`` is null without a bound."""
+    """``rows``: one object a sample; ``parity`` is null with ``--against none``; ``passed`` is null without a bound.
+
+    ``traffic``: bytes copied to and from the device, and executions; null on the CPU.
+    """
 
     schema: str
     engine: str
@@ -72,6 +75,7 @@ class Run(TypedDict):
     precision: str
     samples: int
     seen_in_calibration: list[str]
+    traffic: dict[str, int] | None
     rows: list[dict[str, Any]]
     parity: dict[str, Any] | None
     passed: bool | None

@@ -148,6 +148,11 @@ def run(
         ui.warn(
             f"{seen} of {len(report.rows)} samples {'was' if seen == 1 else 'were'} used for calibration: {names}{more}"
         )
+    if (traffic := report.traffic) is not None:
+        ui.say(
+            f"copied to the device: {traffic['host_to_device']:,} bytes, back: {traffic['device_to_host']:,}, "
+            f"in {traffic['executions']} executions"
+        )
     ui.result("run", report.to_json())
     if report.missed is not None:
         ui.end(report.missed)

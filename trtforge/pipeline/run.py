@@ -34,6 +34,7 @@ class RunReport:
     """What a run gave. ``parity`` is None when nothing was compared; ``missed``: the bound that was not kept.
 
     ``seen_in_calibration``: ids of samples whose content was calibrated on, which flatters the comparison.
+    ``traffic``: bytes that were copied to and from the device, and executions; None on the CPU.
     """
 
     version: EngineVersion
@@ -41,6 +42,7 @@ class RunReport:
     parity: ParityReport | None
     missed: VerificationMissed | None
     seen_in_calibration: list[str]
+    traffic: dict[str, int] | None
 
     def to_json(self) -> dict[str, Any]:
         parity = None if self.parity is None else self.parity.to_json()
@@ -52,6 +54,7 @@ class RunReport:
             "precision": self.version.manifest.recipe["precision"],
             "samples": len(self.rows),
             "seen_in_calibration": self.seen_in_calibration,
+            "traffic": self.traffic,
             "rows": self.rows,
             "parity": parity,
             "passed": None if self.parity is None else self.parity.passed,
@@ -85,10 +88,15 @@ def run(
     seen = _seen(manifest, samples)
     with nullcontext() if out is None else writer(out, f"trtforge {manifest.backend}") as write:
         if not compare_with_fp32:
-            return RunReport(version, _execute(session, samples, write, progress), None, None, seen)
+            return RunReport(version, _execute(session, samples, write, progress), None, None, seen, _traffic(session))
         parity = _compare(session, manifest, samples, engine.verify, model, write, progress)
     rows = [row.to_json() for row in parity.rows]
-    return RunReport(version, rows, parity, parity.missed(where=str(version.path)), seen)
+    return RunReport(version, rows, parity, parity.missed(where=str(version.path)), seen, _traffic(session))
+
+
+def _traffic(session: Session) -> dict[str, int] | None:
+    counted: dict[str, int] | None = getattr(session, "traffic", None)
+    return counted
 
 
 def _compare(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import inspect
 import re
 from typing import Any
@@ -13,10 +15,12 @@ from hypothesis import strategies as st
 
 from trtforge import gpu as gpu_module
 from trtforge.backends.base import TensorSpec
+from trtforge.backends.nvidia.session import Border
 from trtforge.errors.engine import ExecutionFailed, ForeignGpu, WrongFeed
 from trtforge.errors.environment import MissingPackage
 from trtforge.errors.windows import NotVoxelwise, ScoresNotFinite
-from trtforge.runtime.windows import cuda
+from trtforge.recipe.models import Windows
+from trtforge.runtime.windows import choose, cuda
 from trtforge.runtime.windows.accumulate import NumpyAccumulator
 from trtforge.runtime.windows.blocks import Blocks
 from trtforge.runtime.windows.cuda_memory import device_memory, ring_size
@@ -117,6 +121,39 @@ def test_labels_are_those_of_the_cpu(gpu_of, session_on, cubin, shape, window, o
 def test_any_number_of_classes(gpu_of, session_on, cubin, channels: int, given: str, integrated: bool) -> None:
     case = Case(gpu_of(integrated=integrated), session_on, channels=channels, given=given, taken="float16", batch=2)
     assert np.array_equal(case.run({"8.0": cubin}), case.expected())
+
+
+@pytest.mark.parametrize("layout", ["linear", "cdhw32"])
+def test_an_engine_that_is_int8_inside_and_floats_outside(gpu_of, session_on, cubin, layout: str) -> None:
+    """As native TensorRT's sessions are: what is bound is not what `run` takes. The loop chooses by what is inside."""
+    scale = np.float32(0.031)
+    case = Case(gpu_of(), session_on, taken="int8", volume="float32", batch=2)
+    case.network.gain *= np.float32(0.05)
+    session, plain = case.session, TensorSpec("image", (2, 1, *WINDOW), "float32")
+    session.layout = layout
+    inside = {"image": Border("image", True, plain.shape, np.dtype("int8"), np.dtype("float32"), layout, float(scale))}
+    given = np.dtype(session.outputs[0].dtype)
+    inside["scores"] = Border("scores", False, session.outputs[0].shape, given, given, "linear", None)
+    taken = session.inputs
+    session.inputs, session.borders = (plain,), inside
+    options = Windows(overlap=0.5, weights="mlperf")
+    loop = choose.Loop(options, case.weights, {"8.0": cubin})
+    assert loop.on_gpu(session, probabilities=False)
+    # The stand-in's engine reads what is bound, by its own specification.
+    session.enqueue = functools.partial(enqueue_as, session, taken)
+    got = loop.run(session, case.volume, plain.shape).labels
+    fed = np.clip(np.rint(case.volume / scale), -127, 127).astype(np.int8)
+    assert np.array_equal(got, case.expected(fed))
+    session.borders = inside | {"image": dataclasses.replace(inside["image"], format="chw4")}
+    assert not loop.on_gpu(session, probabilities=False)
+
+
+def enqueue_as(session: Any, inputs: Any, handle: int) -> None:
+    outside, session.inputs = session.inputs, inputs
+    try:
+        type(session).enqueue(session, handle)
+    finally:
+        session.inputs = outside
 
 
 @pytest.mark.parametrize("layout", ["linear", "cdhw32"])

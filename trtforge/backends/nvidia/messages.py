@@ -121,6 +121,48 @@ _KNOWN: tuple[tuple[str, Meaning], ...] = (
         ),
     ),
     (
+        r"[Mm]issing scale and zero-point for tensor",
+        Meaning(
+            "calibration has no range for a tensor: the layers around it run in FP16 or FP32, on a DLA maybe on the GPU",
+            "calibrate this graph: trtforge calibrate RECIPE; `trtforge scales show` lists what is there",
+        ),
+    ),
+    (
+        r"Calibration table does not match calibrator algorithm type",
+        Meaning(
+            "the calibration cache's first line names another TensorRT or another calibrator",
+            "let `trtforge build` write the cache for the TensorRT that is here",
+        ),
+    ),
+    (
+        r"not supported on DLA|not running on DLA|[Ff]alling back to GPU|cannot run on DLA",
+        Meaning(
+            "the DLA does not run this layer; the GPU does",
+            "`trtforge lint RECIPE --placement` says why, and `--fix` what would keep it there",
+        ),
+    ),
+    (
+        r"DLA supports only \d+ subgraphs",
+        Meaning(
+            "the network falls into more pieces than the DLA loads; the rest goes to the GPU",
+            "`trtforge lint RECIPE --fix` names the layers that cut it",
+        ),
+    ),
+    (
+        r"[Uu]sing an engine plan file across different models of devices",
+        Meaning(
+            "the engine was built on another model of GPU",
+            "build it on the device that runs it",
+        ),
+    ),
+    (
+        r"Detected invalid timing cache|[Tt]iming cache .* (?:mismatch|different)",
+        Meaning(
+            "the timing cache is of another TensorRT, GPU or driver, and is not used",
+            "nothing: it is written anew",
+        ),
+    ),
+    (
         r"std::bad_alloc|[Oo]ut of (?:host )?memory",
         Meaning(
             "the machine ran out of memory while compiling",

@@ -131,6 +131,11 @@ class PlanSession:
             raise self._refusal(f"{name!r} is {kind.name}, a type that numpy does not have") from error
         return dtype
 
+    @property
+    def borders(self) -> Mapping[str, Border]:
+        """Inputs and outputs as the engine has them: what memory that is bound to it must hold."""
+        return self._borders
+
     def run(self, inputs: Arrays) -> dict[str, Array]:
         """One execution, waited for. Open sizes are taken from the arrays. Raises WrongFeed, ExecutionFailed."""
         check_feeds(self.inputs, inputs)

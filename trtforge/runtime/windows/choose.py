@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from trtforge.backends.base import Session
 from trtforge.progress import QUIET, Progress
@@ -16,10 +16,49 @@ from trtforge.runtime.windows import kept
 from trtforge.runtime.windows.accumulate import Floats
 from trtforge.runtime.windows.cubins import WINDOWS
 from trtforge.runtime.windows.cuda import DeviceSession, run_on_gpu
+from trtforge.runtime.windows.cuda_memory import Layout
 from trtforge.runtime.windows.loop import Segmented, Window, segment
 from trtforge.runtime.windows.memory import predict
 from trtforge.runtime.windows.weights import WindowWeights
 from trtforge.volumes.windows import WindowGrid
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A session by the memory that is bound to it: INT8 in groups of channels where its arrays are plain floats."""
+
+    session: DeviceSession
+    layout: str
+    scale: float | None
+    outputs_linear: bool = True
+
+
+def _bound(session: DeviceSession) -> _Bound:
+    borders = getattr(session, "borders", None)
+    if borders is None or len(session.inputs) != 1:
+        return _Bound(session, "linear", None)
+    taken = borders[session.inputs[0].name]
+    scale = taken.scale if taken.dtype.name == "int8" else None
+    linear = all(borders[spec.name].format == "linear" for spec in session.outputs)
+    return _Bound(_Inside(session, borders), taken.format, scale, linear)
+
+
+def _fits(bound: _Bound) -> bool:
+    """The kernels write windows in these two orders, and read scores in floats."""
+    scores = all(spec.dtype in ("float16", "float32") for spec in bound.session.outputs)
+    return bound.layout in ("linear", "cdhw32") and bound.outputs_linear and scores
+
+
+class _Inside:
+    """A session whose tensors are said to be what the engine has inside."""
+
+    def __init__(self, session: DeviceSession, borders: Mapping[str, Any]) -> None:
+        self.run, self.bind = session.run, session.bind
+        self.enqueue, self.capturable = session.enqueue, session.capturable
+        self.inputs, self.outputs = (
+            tuple(replace(spec, dtype=borders[spec.name].dtype.name) for spec in side)
+            for side in (session.inputs, session.outputs)
+        )
 
 
 @dataclass(frozen=True)
@@ -38,7 +77,8 @@ class Loop:
 
     def on_gpu(self, session: Session, *, probabilities: bool) -> bool:
         """The GPU's loop gives labels only, and runs each window once."""
-        return hasattr(session, "bind") and bool(self.cubins) and not probabilities and not self.options.mirror
+        wanted = bool(self.cubins) and not probabilities and not self.options.mirror
+        return wanted and hasattr(session, "bind") and _fits(_bound(cast(DeviceSession, session)))
 
     def memory(self, session: Session, window: Window, grid: WindowGrid, *, probabilities: bool) -> dict[str, int]:
         """Bytes of this machine's memory that a run takes, by name, beside scan and network; see `memory.predict`."""
@@ -70,6 +110,16 @@ class Loop:
         device = cast(DeviceSession, session)
         depth, height, width = volume.shape
         grid = WindowGrid.of((depth, height, width), Window.of(session, shape).size, self.options.overlap)
-        labels = run_on_gpu(device, volume, grid, self.weights, self.cubins, progress=progress)
+        bound = _bound(device)
+        labels = run_on_gpu(
+            bound.session,
+            volume,
+            grid,
+            self.weights,
+            self.cubins,
+            layout=cast(Layout, bound.layout),
+            scale=bound.scale,
+            progress=progress,
+        )
         seconds = time.perf_counter() - started
         return Segmented(labels, None, len(grid), "gpu", seconds, seconds)
