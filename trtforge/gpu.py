@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from trtforge.errors.engine import ExecutionFailed
 from trtforge.errors.environment import MissingPackage
 
 INSTALL = "pip install 'trtforge[rtx-run]'"
@@ -140,13 +141,21 @@ class Replay:
         """One execution; an event that it is over."""
         if self._graph is None and self._ran and self._wanted:
             self._wanted = self._engine.capturable(self._handle)
-            self._graph = self._capture() if self._wanted else None
+            self._graph = self._captured() if self._wanted else None
         if self._graph is None:
             self._engine.enqueue(self._handle)
         else:
             self._graph.launch(self._stream)
         self._ran = True
         return self._stream.record(options=self._options)
+
+    def _captured(self) -> Any:
+        """The graph; None when the engine does something that no graph can hold: then it goes on without one."""
+        try:
+            return self._capture()
+        except (ExecutionFailed, cuda_error()):
+            self._wanted = False
+            return None
 
     def _capture(self) -> Any:
         builder = self._stream.create_graph_builder().begin_building("thread_local")

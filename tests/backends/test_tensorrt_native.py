@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ from trtforge.backends.tensorrt_ import environment
 from trtforge.backends.tensorrt_.backend import NativeTensorRT, build_options, known_features
 from trtforge.backends.tensorrt_.calibrate import calibrate
 from trtforge.backends.tensorrt_.lower import lower
+from trtforge.backends.tensorrt_.session import loaded
 from trtforge.errors.backend import CompilerRefused, NeedsDevice, PlanNotAsAsked
 from trtforge.errors.base import TrtforgeError
+from trtforge.errors.engine import CannotDeserialize
 from trtforge.errors.native import DlaNotHere, EngineNotAsAsked, NativeCalibrationFailed, NotOffered
 from trtforge.recipe.models import Builder, Dla, InputSpec, OutputSpec, Quantize, SizeRange
 from trtforge.scales.codecs.trt_cache import CalibrationCache
@@ -103,6 +106,14 @@ class Test_lowering:
         half = lower(asked("a30", "fp16"), documented("11.4.1"), "11.4.1")
         kinds = {weight.data_type for weight in half.model.proto.graph.initializer}
         assert onnx.TensorProto.FLOAT16 in kinds and half.precision == "typed"
+
+    def test_a_network_that_says_its_types_says_those_of_its_inputs(self, asked: Any) -> None:
+        shape = asked("a30").engine.inputs["x"].shape
+        request = asked("a30", inputs={"x": InputSpec(shape=shape, dtype="int8")})
+        with pytest.raises(NotOffered) as caught:
+            lower(request, documented("11.4.1"), "11.4.1")
+        assert caught.value.what == "`inputs.x.dtype: int8` cannot be had of this build"
+        assert lower(request, documented("10.3"), "10.3.0").precision == "int8"
 
     def test_open_sizes_stay_open(self, asked: Any) -> None:
         shape = asked("a30").engine.inputs["x"].shape
@@ -206,6 +217,43 @@ class Test_compile:
         with pytest.raises(DlaNotHere) as caught:
             NativeTensorRT().compile(asked("orin-agx-64gb/dla"))
         assert "10.7 was the last" in caught.value.why and "orin-agx-64gb/gpu" in caught.value.next
+
+    def test_a_loadable_is_no_plan(self, asked: Any, device: Any) -> None:
+        body = """
+        Path(job["plan"]).write_bytes(b"a loadable")
+        emit(event="done", version=VERSION, parse_seconds=0, build_seconds=0, placement=[], calibration=None,
+             inputs=[{"name": "x", "shape": [1, 3, 32, 32], "dtype": "INT8"}],
+             outputs=[{"name": "y", "shape": [1, 8, 32, 32], "dtype": "HALF"}])
+        """
+        device(body=body)
+        shape = asked("a30").engine.inputs["x"].shape
+        request = asked(
+            "orin-agx-64gb/dla",
+            dla=Dla(standalone=True, gpu_fallback=False),
+            inputs={"x": InputSpec(shape=shape, dtype="int8", format="dla_hwc4")},
+            builder=Builder(timing_cache=False),
+        )
+        result = NativeTensorRT().compile(request)
+        assert list(result.files) == ["model.plan"]
+        assert [(spec.name, spec.dtype) for spec in (*result.inputs, *result.outputs)] == [
+            ("x", "int8"),
+            ("y", "float16"),
+        ]
+        with pytest.raises(CannotDeserialize, match="does not load"):
+            loaded(SimpleNamespace(), None, Path("model.plan"), result.report)
+
+    def test_indices_that_tensorrt_8_narrows_are_no_difference(self, asked: Any, device: Any) -> None:
+        device("8.6.2.3", x={"dtype": "INT32"})
+        shape = asked("a30").engine.inputs["x"].shape
+        NativeTensorRT().compile(asked("a30", inputs={"x": InputSpec(shape=shape, dtype="int64")}))
+
+    @pytest.mark.parametrize(
+        ("package", "release"), [("8.6.1.post1", "8.6.1"), ("10.3.0.26", "10.3.0.26"), ("11.4.1", "11.4.1")]
+    )
+    def test_versions_are_numbers(self, monkeypatch: pytest.MonkeyPatch, package: str, release: str) -> None:
+        monkeypatch.setattr(environment, "installed", lambda: True)
+        monkeypatch.setattr(environment.metadata, "version", lambda name: package)
+        assert environment.version() == release
 
     def test_what_the_process_refuses(self, asked: Any, device: Any) -> None:
         device(body='emit(event="failed", stage="options", message="DLA core 1 is not here")')

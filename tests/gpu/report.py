@@ -2,8 +2,8 @@
 
     python tests/gpu/report.py [--out validation.md] [--quick]
 
-The report has the machine, versions, every test with its result, and what the benchmarks print. It holds no path
-outside the repository and no name of the user or the host.
+The report has the machine, versions, every test with its result, and what the benchmarks print. Names of user and
+host, and folders outside the repository, are taken out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ("gpu_windows.py", "gpu_plugins.py")
+PLACES = "home|root|Users|tmp|var|opt|usr|mnt|media|data|srv"
 MARKS = {"passed": "pass", "failed": "**FAIL**", "error": "**ERROR**", "skipped": "skipped"}
 
 
@@ -120,10 +122,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def anonymous(text: str) -> str:
-    """Without the places of this machine."""
+    """Without the places and names of this machine: of a path elsewhere only its last part stays."""
     text = text.replace(str(ROOT), ".").replace(sys.prefix, "VENV").replace(str(Path.home()), "~")
-    user = os.environ.get("USER", "")
-    return re.sub(rf"\b{re.escape(user)}\b", "user", text) if len(user) > 2 and user != "root" else text
+    text = re.sub(rf"(?<![\w.~])/(?:{PLACES})/(?:[\w.-]+/)*([\w.-]+)", r".../\1", text)
+    for name, stand_in in ((os.environ.get("USER", ""), "user"), (platform.node().partition(".")[0], "host")):
+        if len(name) > 2 and name not in ("root", "localhost"):
+            text = re.sub(rf"\b{re.escape(name)}\b", stand_in, text)
+    return text
 
 
 if __name__ == "__main__":

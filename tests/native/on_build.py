@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_int8_by_a_cache(tmp_path: Path) -> None:
         1 << 20,
         "int8",
         calibration={"cache": str(cache), "algorithm": "MinMaxCalibration"},
-        inputs={"x": Tensor("int8", "chw4")},
+        inputs={"x": Tensor("int8", "chw4", scale=0.5)},
         outputs={"y": Tensor("float16")},
         float_layers=("top",),
         direct_io=True,
@@ -75,6 +76,9 @@ def test_int8_by_a_cache(tmp_path: Path) -> None:
     (calibrator,) = module.recorder.of("IBuilderConfig.int8_calibrator=")[0]
     assert Calibrator(trt, calibrator).read_cache() == cache.read_bytes()
     assert module.recorder.of("ITensor.dtype=") == [(trt.DataType.INT8,), (trt.DataType.HALF,)]
+    assert module.recorder.of("ITensor.dynamic_range=") == [((-63.5, 63.5),)]
+    with pytest.raises(Failed, match="'x' is to be INT8, and calibration has no range for it"):
+        run(make(), tmp_path, Options(1, "int8", inputs={"x": Tensor("int8")}))
     formats = [1 << int(trt.TensorFormat.CHW4), 1 << int(trt.TensorFormat.LINEAR)]
     assert [value for (value,) in module.recorder.of("ITensor.allowed_formats=")] == formats
     assert module.recorder.of("ILayer.precision=") == [(trt.DataType.HALF,)]
@@ -149,8 +153,9 @@ def test_the_timing_cache(tmp_path: Path) -> None:
         module = make()
         run(module, tmp_path, locked)
         assert module.recorder.of("IBuilderConfig.set_flag") == [(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS,)]
-        with pytest.raises(Failed, match="is of another TensorRT, GPU or driver"):
-            run(make(**{"IBuilderConfig.set_timing_cache": False}), tmp_path, locked)
+        for answer in ({"IBuilderConfig.set_timing_cache": False}, {"IBuilderConfig.create_timing_cache": None}):
+            with pytest.raises(Failed, match="is of another TensorRT, GPU or driver, or damaged"):
+                run(make(**answer), tmp_path, locked)
     else:
         with pytest.raises(Failed, match="cannot say that a kernel was not in the timing cache"):
             run(make(), tmp_path, locked)
@@ -176,7 +181,39 @@ def test_the_engine_is_read_back(tmp_path: Path) -> None:
     assert engine["devices"] == {"dla": 1, "gpu": 1} and engine["device_memory"] == 4096
     assert engine["hardware_compatibility"] == "none" and list(engine["tensors"]) == ["x", "y"]
     gone = make(**{"Runtime.deserialize_cuda_engine": None})
-    assert run(gone, tmp_path, options)["engine"] == {"problem": "the engine could not be read back"}
+    with pytest.raises(Failed, match="cannot be read back"):
+        run(gone, tmp_path, options)
+    assert module.recorder.of("Runtime.engine_host_code_allowed=") == []
+    portable = make(**module.recorder.answers)
+    run(portable, tmp_path, replace(options, version_compatible=True, stock_plugins=True))
+    assert portable.recorder.of("Runtime.engine_host_code_allowed=") == [(True,)]
+    names = portable.recorder.names()
+    assert names.index("OnnxParser.set_flag") < names.index("OnnxParser.parse_from_file")
+
+
+def test_int64_inputs_are_int32_where_there_are_no_others(tmp_path: Path) -> None:
+    if not KNOWN.precision_flags:
+        return  # the graph says it
+    module = make()
+    run(module, tmp_path, Options(1, "fp16", inputs={"x": Tensor("int64")}))
+    kind = trt.DataType.INT64 if hasattr(trt.DataType, "INT64") else trt.DataType.INT32
+    assert module.recorder.of("ITensor.dtype=") == [(kind,)]
+
+
+def test_a_loadable_has_no_gpu_to_reformat(tmp_path: Path) -> None:
+    module = make()
+    precision = "fp16" if KNOWN.precision_flags else "typed"
+    run(module, tmp_path, Options(1, precision, dla=Dla(0, gpu_fallback=False, standalone=True)))
+    assert module.recorder.of("IBuilderConfig.engine_capability=") == [(trt.EngineCapability.DLA_STANDALONE,)]
+    assert (trt.BuilderFlag.DIRECT_IO,) in module.recorder.of("IBuilderConfig.set_flag")
+    assert "Runtime.deserialize_cuda_engine" not in module.recorder.names()
+
+
+def test_a_range_for_fixed_sizes_is_refused(tmp_path: Path) -> None:
+    precision = "fp32" if KNOWN.precision_flags else "typed"
+    shapes = ((1, 3, 8, 8), (1, 3, 8, 8), (4, 3, 8, 8))
+    with pytest.raises(Failed, match="the graph's sizes are fixed"):
+        run(make(), tmp_path, Options(1, precision, inputs={"x": Tensor(shapes=shapes)}))
 
 
 def test_failures_are_told_by_stage(tmp_path: Path) -> None:

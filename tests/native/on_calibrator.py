@@ -44,7 +44,7 @@ def batches(*arrays: Any) -> Any:
 @pytest.mark.parametrize("algorithm", ["MinMaxCalibration", "EntropyCalibration2"])
 def test_a_fed_calibrator(algorithm: str) -> None:
     memory = HostMemory()
-    fed = from_samples(trt, algorithm, batches([1, 2], [3, 4]), memory)
+    fed = from_samples(trt, algorithm, batches([1, 2], [3, 4]), memory, {})
     called = Calibrator(trt, fed)
     named = {"MinMaxCalibration": "MINMAX_CALIBRATION", "EntropyCalibration2": "ENTROPY_CALIBRATION_2"}[algorithm]
     assert called.algorithm() == int(getattr(trt.CalibrationAlgoType, named))
@@ -73,7 +73,7 @@ def test_a_fed_calibrator(algorithm: str) -> None:
 )
 def test_a_bad_batch_is_an_error_and_not_the_end(samples: Any, why: str) -> None:
     memory = HostMemory()
-    fed = from_samples(trt, "MinMaxCalibration", samples(), memory)
+    fed = from_samples(trt, "MinMaxCalibration", samples(), memory, {})
     called = Calibrator(trt, fed)
     while called.batch(["x"]) is not None:
         pass
@@ -142,3 +142,24 @@ def test_a_cache_that_tensorrt_does_not_take_ends_the_build(tmp_path: Path) -> N
             Options(1 << 20, "int8", calibration={"cache": str(cache), "algorithm": "MinMaxCalibration"}),
         )
     assert caught.value.stage == "calibrate"
+
+
+def test_indices_become_as_wide_as_the_networks() -> None:
+    """TensorRT 8 has no int64; eight bytes an index would be read as two."""
+    memory = HostMemory()
+    fed = from_samples(trt, "MinMaxCalibration", iter([{"x": np.array([1, 2])}]), memory, {"x": np.int32})
+    (address,) = Calibrator(trt, fed).batch(["x"]) or ()
+    assert memory.there[address].view(np.int32).tolist() == [1, 2]
+    wrong = from_samples(trt, "MinMaxCalibration", iter([{"x": np.array([1.5])}]), memory, {"x": np.int32})
+    assert Calibrator(trt, wrong).batch(["x"]) is None and isinstance(wrong.problem, TypeError)
+
+
+def test_a_build_that_fails_is_not_the_samples_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trtforge.backends.nvidia.memory.DeviceMemory", HostMemory)
+    reader, writer = os.pipe()
+    os.close(writer)
+    module = make(**{"Builder.build_serialized_network": lambda *_: None})
+    options = Options(1, "int8", calibration={"samples": "", "algorithm": "MinMaxCalibration"})
+    with pytest.raises(Failed) as caught:
+        run(module, tmp_path, options, reader)
+    assert caught.value.stage == "build"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,56 @@ def test_memory_that_was_bound_is_used_until_run_takes_its_own(tmp_path: Path) -
     assert not y.any()
 
 
+def test_another_thread_runs_it(tmp_path: Path) -> None:
+    """CUDA's current device is a thread's own."""
+    session, got = Engine().load(tmp_path), []
+    thread = threading.Thread(target=lambda: got.append(session.run({"x": X})["y"]))
+    thread.start()
+    thread.join()
+    assert np.array_equal(got[0], 2 * X)
+
+
+def test_its_memory_goes_with_the_last_reference(tmp_path: Path) -> None:
+    session = Engine().load(tmp_path)
+    session.run({"x": X})
+    gone = weakref.ref(session)
+    del session
+    assert gone() is None
+
+
+def test_an_engine_that_no_graph_can_hold_runs_on(tmp_path: Path) -> None:
+    engine = Engine()
+    answer = engine.module.recorder.answers["IExecutionContext.execute_async_v3"]
+    status = ctypes.c_int()
+
+    def outside_a_capture(context: Any, handle: int) -> bool:
+        driver.cuStreamIsCapturing(ctypes.c_void_p(handle), ctypes.byref(status))
+        return False if status.value else answer(context, handle)
+
+    engine.module.recorder.answers["IExecutionContext.execute_async_v3"] = outside_a_capture
+    session = engine.load(tmp_path)
+    for _ in range(4):
+        assert np.array_equal(session.run({"x": X})["y"], 2 * X)
+    assert session.traffic["executions"] == 4
+
+
+def test_no_room_for_a_larger_batch_leaves_a_sound_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Engine(batch=-1).load(tmp_path)
+    small = np.ones((1, 3, 4, 5), np.float32)
+    session.run({"x": small})
+    with monkeypatch.context() as full:
+
+        def no_room(size: int) -> int:
+            raise ExecutionFailed("no memory")
+
+        full.setattr(session._memory, "take_shared", no_room)
+        with pytest.raises(ExecutionFailed):
+            session.run({"x": np.ones((4, 3, 4, 5), np.float32)})
+    for batch in (1, 4, 2):
+        x = np.full((batch, 3, 4, 5), batch, np.float32)
+        assert np.array_equal(session.run({"x": x})["y"], 2 * x)
+
+
 @pytest.mark.parametrize(("dtype", "format"), [("HALF", "LINEAR"), ("HALF", "HWC8"), ("HALF", "DLA_LINEAR")])
 def test_halves_are_floats_outside(tmp_path: Path, dtype: str, format: str) -> None:
     session = Engine(dtype, format).load(tmp_path, outside={"x": "float32", "y": "float32"})
@@ -174,7 +226,20 @@ def test_outputs_whose_size_depends_on_data(tmp_path: Path) -> None:
     session = engine.load(tmp_path)
     for _ in range(2):
         assert session.run({"x": X})["y"].tolist() == [1, 2, 3]
-    assert isinstance(allocators[0], trt.IOutputAllocator) and len(allocators) == 1
+    (allocator,) = allocators
+    assert isinstance(allocator, trt.IOutputAllocator)
+    first = allocator.pointer
+    larger = allocator.reallocate_output("y", first, 4096, 256)
+    assert larger != 0 and session._memory._buffers.keys() >= {larger} and first not in session._memory._buffers
+
+
+def test_an_empty_output_has_an_address(tmp_path: Path) -> None:
+    """A detector that finds nothing; TensorRT takes no null pointer for it."""
+    from trtforge.backends.nvidia.allocator import output_allocator
+
+    taken: list[int] = []
+    allocator = output_allocator(trt, lambda size: taken.append(size) or 4096, lambda pointer: None)
+    assert allocator.reallocate_output("y", 0, 0, 256) == 4096 and taken == [1]
 
 
 def test_a_dla_engine(tmp_path: Path) -> None:

@@ -172,6 +172,39 @@ VALUES: list[tuple[list[tuple[str, str]], str, str, list[str]]] = [
         ["for GPU cards"],
     ),
     ([("precision", "dla: {standalone: true}\n    precision")], "RCP117", "r.yaml:11:5", ["no GPU to fall back to"]),
+    (
+        [
+            ("onnxruntime", "tensorrt"),
+            ("host", "orin-agx-64gb/dla"),
+            ("shape", "dtype: int8\n        format: dla_hwc4\n        shape"),
+            ("precision", "dla: {standalone: true, gpu_fallback: false}\n    precision"),
+        ],
+        "RCP117",
+        "r.yaml:13:11",
+        ["wants `outputs` stated"],
+    ),
+    (
+        [
+            ("onnxruntime", "tensorrt"),
+            ("host", "orin-agx-64gb/dla"),
+            ("precision", "outputs: {y: {dtype: int8, format: chw32}}\n    precision"),
+            ("precision", "dla: {standalone: true, gpu_fallback: false}\n    precision"),
+        ],
+        "RCP117",
+        "r.yaml:8:7",
+        ["not in a form that a standalone loadable takes", "it is float32 in linear"],
+    ),
+    (
+        [
+            ("onnxruntime", "tensorrt"),
+            ("host", "a30"),
+            ("shape", "range: {min: [1, 3, 224, 224], max: [8, 3, 224, 224]}\n        shape"),
+            ("precision", "surgery: [res2]\n    precision"),
+        ],
+        "RCP117",
+        "r.yaml:9:9",
+        ["the plugin `res2` do not go together"],
+    ),
     ([("precision", "dla: {local_dram: 3GiB}\n    precision")], "RCP117", "r.yaml:11:5", ["not a power of two"]),
     (
         [("onnxruntime", "tensorrt"), ("host", "orin-agx-64gb/dla"), ("int8", "fp32")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ class TestJournal:
             Journal(path, {"engine": "b", "seconds": 1})
         assert caught.value.why == "engine differs"
 
+    def test_a_head_that_was_cut_off_is_of_something_else(self, tmp_path: Path) -> None:
+        path = tmp_path / "m.jsonl"
+        path.write_text('{"key": "ab')
+        with pytest.raises(JournalOfAnother):
+            Journal(path, {"engine": "a"})
+
 
 class TestLoad:
     def test_streams_run_at_once(self) -> None:
@@ -62,6 +69,18 @@ class TestLoad:
         except threading.BrokenBarrierError:  # one was through its time while the other waited once more
             return
         assert rates["a"] == pytest.approx(rates["b"], rel=0.5) and p99 < 1000
+
+    def test_the_slowest_unit_counts(self) -> None:
+        class Takes:
+            def __init__(self, seconds: float) -> None:
+                self.seconds = seconds
+
+            def run(self, inputs: Any) -> None:
+                time.sleep(self.seconds)
+
+        fast, slow = Stream(Takes(0.001), {}), Stream(Takes(0.05), {})
+        _, p99 = under_load({"gpu": [fast], "dla0": [slow]}, 0.3)
+        assert p99 >= 50, "a bound on latency is one for every unit, however many executions the others had"
 
     def test_what_a_session_raises_comes_out(self) -> None:
         class Fails:
@@ -111,8 +130,10 @@ def test_a_sweep_on_this_cpu(workshop: Any, tmp_path: Path) -> None:
     again = workshop.forge("tune", "recipes/host.yaml", *options)
     assert json.loads(again.out)["best"] == found["best"]
     assert (tmp_path / "t" / "measurements.jsonl").read_text() == lines
-    other = workshop.forge("tune", "recipes/host.yaml", *options, "--set", "engines.net.precision=fp32")
-    assert other.code == 7 and "ENG141" in other.err
+    for change in ("precision=fp32", "calibration.samples=2", "quantize.skip=[conv1]"):
+        other = workshop.forge("tune", "recipes/host.yaml", *options, "--set", f"engines.net.{change}")
+        assert other.code == 7 and "ENG141" in other.err, change
+    assert [path.name for path in sorted((tmp_path / "t/engines/cpu/net").iterdir()) if path.is_dir()] == ["1", "2"]
 
 
 def test_what_cannot_be_tuned_is_told(workshop: Any, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def tune(
     latency: Annotated[
         float | None, typer.Option("--latency", help="Longest 99th percentile of an execution, milliseconds")
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="How long each combination is measured")] = 5.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.01, help="How long each combination is measured")] = 5.0,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for engines and results; default `tune/<recipe>-<engine>`")
     ] = None,

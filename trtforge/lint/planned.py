@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trtforge.graph.model import Model
     from trtforge.lint.context import Context
     from trtforge.surgery.choose import Plan
     from trtforge.surgery.op import Op, Situation
@@ -20,15 +19,12 @@ def used(context: Context) -> list[Op]:
 
 def planned(context: Context) -> Plan:
     """The plan for the context's graph and target. Raises NoLowering, PluginsOverlap, and ONX errors of the shapes."""
-    from trtforge.graph.passes.registry import run
-    from trtforge.graph.shapes import freeze_inputs
-    from trtforge.surgery.choose import choose
+    from trtforge.surgery.choose import planned as plan
 
     engine = context.engine
-    fixed: Model = freeze_inputs(context.model, {name: tuple(spec.shape) for name, spec in engine.inputs.items()})
-    shaped, _ = run(fixed, ["fold-constants", "infer-shapes"])
+    shapes = {name: spec.shape for name, spec in engine.inputs.items()}
     allowed = {str(name): lowerings for name, lowerings in engine.plugins.items()}
-    return choose(shaped, used(context), allowed, _situation(context))
+    return plan(context.model, shapes, used(context), allowed, _situation(context))[0]
 
 
 def _situation(context: Context) -> Situation:

@@ -41,6 +41,7 @@ from trtforge.pipeline.job import Job
 from trtforge.pipeline.prepare import Prepared
 from trtforge.pipeline.record import receipt
 from trtforge.progress import Progress
+from trtforge.recipe.models import Builder
 from trtforge.samples.base import Sample
 from trtforge.scales.codecs.trt_cache import Algorithm, CalibrationCache
 from trtforge.scales.table import ScaleTable
@@ -148,9 +149,20 @@ def _facts(job: Job, prepared: Prepared, parity: dict[str, Any] | None, samples:
 
 
 def by_trtexec(job: Job, prepared: Prepared) -> bool:
-    """Can NVIDIA's own trtexec make the engine too? It loads no plugins written in Python, as ours are."""
+    """Can NVIDIA's own trtexec make the very engine too, by the command of `finishing_command`?
+
+    It loads no plugins written in Python, as ours are; and a recipe that says more than the command does is left to
+    `trtforge finish`.
+    """
+    engine, dla = job.engine, job.dla
     ours = any(choice.lowering_name == "trtforge" for choice in prepared.planned.plan.swapped)
-    return job.backend.name == "tensorrt" and not ours
+    bare = all(
+        spec.format == "linear" and spec.range is None and spec.dtype not in ("int8", "float16")
+        for spec in engine.inputs.values()
+    )
+    more = engine.outputs or engine.builder != Builder() or engine.quantize.skip
+    more_of_dla = dla is not None and (dla.standalone or dla.local_dram or dla.global_dram)
+    return job.backend.name == "tensorrt" and bare and not (ours or more or more_of_dla)
 
 
 def _write_models(job: Job, prepared: Prepared, folder: Path) -> None:

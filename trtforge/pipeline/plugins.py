@@ -10,11 +10,10 @@ from trtforge.errors.graph import NoLowering, PluginsOverlap, UnknownPass
 from trtforge.graph.model import Model
 from trtforge.graph.passes.base import Pass
 from trtforge.graph.passes.fix_sizes import FixSizes
-from trtforge.graph.passes.registry import available, run
-from trtforge.graph.shapes import freeze_inputs
+from trtforge.graph.passes.registry import available
 from trtforge.pipeline.job import Job
 from trtforge.scales.table import ScaleTable
-from trtforge.surgery.choose import Plan, choose
+from trtforge.surgery.choose import Plan, planned
 from trtforge.surgery.op import Op, Situation
 from trtforge.targets.load import device_release
 
@@ -85,10 +84,10 @@ def plan(job: Job, model: Model, scales: ScaleTable | None) -> Planned:
         return Planned(Plan(), None, model)
     where = situation(job, scales)
     allowed = {str(name): lowerings for name, lowerings in job.engine.plugins.items()}
-    fixed = freeze_inputs(model, {name: tuple(spec.shape) for name, spec in job.engine.inputs.items()})
-    shaped, _ = run(fixed, ["fold-constants", "infer-shapes"])  # sizes that exporters compute are constants now
+    shapes = {name: spec.shape for name, spec in job.engine.inputs.items()}
     try:
-        return Planned(choose(shaped, ops, allowed, where), where, shaped)
+        found, shaped = planned(model, shapes, ops, allowed, where)
+        return Planned(found, where, shaped)
     except NoLowering as error:
         place = job.recipe.place(("engines", job.name, *error.where.split(".")))
         raise NoLowering(error.what, where=place, why=error.why, next=error.next) from error

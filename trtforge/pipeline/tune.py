@@ -83,6 +83,9 @@ class Tuned:
         try:
             loaded = {unit: self._streams(unit, setting) for unit, setting in combination.parts}
             executions, p99 = under_load(loaded, self.seconds)
+            for stream in (stream for several in loaded.values() for stream in several):
+                if hasattr(stream.session, "close"):
+                    stream.session.close()  # the next combination needs the device's memory
         except NeedsDevice:
             raise
         except TrtforgeError as error:
@@ -92,18 +95,19 @@ class Tuned:
 
     def _streams(self, unit: str, setting: Setting) -> list[Stream]:
         job = self.job(unit, setting)
-        outcome = build(job, progress=self.progress)
-        if outcome.status == "kit":
-            raise NeedsDevice(
-                f"{self.engine} cannot be measured on this machine",
-                where=f"target {job.target.key}",
-                why=outcome.why,
-                next="run `trtforge tune` on the device",
-            )
-        from trtforge.engines.load import find_engine
-
-        report = find_engine(outcome.path).manifest.report
-        sessions = [job.backend.load(outcome.path, report) for _ in range(setting.streams)]
+        version = job.store.find(job.name, job.key)  # of any age: `build` would publish an older one again
+        if version is None:
+            outcome = build(job, progress=self.progress)
+            if outcome.status == "kit":
+                raise NeedsDevice(
+                    f"{self.engine} cannot be measured on this machine",
+                    where=f"target {job.target.key}",
+                    why=outcome.why,
+                    next="run `trtforge tune` on the device",
+                )
+            version = job.store.find(job.name, job.key)
+        assert version is not None  # just built
+        sessions = [job.backend.load(version.path, version.manifest.report) for _ in range(setting.streams)]
         return [Stream(session, feeds(session)) for session in sessions]
 
     def job(self, unit: str, setting: Setting) -> Job:
@@ -127,16 +131,23 @@ class Tuned:
     def facts(self) -> dict[str, Any]:
         """What the measurements are of."""
         base = self.job(self.units([1], [1], [0])[0].name, Setting(1, 1))
-        return {
-            "engine": self.engine,
-            "target": self.recipe.target.key,
-            "model": base.model.sha256,
-            "precision": base.engine.precision,
-            "surgery": list(base.engine.surgery),
-            "backend": base.backend.name,
-            "tools": base.backend.tool_versions(),
+        inputs = dict(base.key_inputs)  # with the first setting's shape, the same each time
+        return {name: inputs[name] for name in inputs if name != "verify"} | {
+            "device": device_name(),
             "seconds": self.seconds,
         }
+
+
+def device_name() -> str:
+    """What the measurements are of: the GPU by its driver's name, else this CPU."""
+    from trtforge.backends.nvidia.driver import driver_problem
+    from trtforge.targets.host import host_facts
+
+    if driver_problem():
+        return str(host_facts().model)
+    from trtforge.gpu import cuda_core
+
+    return str(cuda_core().Device(0).name)
 
 
 def _open_batch(shape: Sequence[int | str | None] | None) -> bool:

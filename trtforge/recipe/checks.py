@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.recipe import BackendCannotTarget, Contradiction, WrongValue
 from trtforge.errors.targets import UnknownTarget
 from trtforge.recipe.document import KeyPath, Node, Where, dotted
-from trtforge.recipe.models import Builder, Engine, ImagePreprocess, InputSpec, Recipe
+from trtforge.recipe.models import Builder, Engine, ImagePreprocess, InputSpec, OutputSpec, PluginName, Recipe
 from trtforge.recipe.problems import node_at
 
 if TYPE_CHECKING:
@@ -222,6 +222,19 @@ def _native_problems(
                     next="delete it, and build one engine for each shape",
                 ),
             )
+        plugin = next((name for name in engine.surgery if name in get_args(PluginName)), None)
+        if spec.range is not None and plugin is not None:
+            yield (
+                key,
+                Contradiction(
+                    f"`{dotted(key)}` and the plugin `{plugin}` do not go together",
+                    where=str(_key_at(tree, key)),
+                    why="plugins are chosen for fixed sizes, and the graph then has them",
+                    next="delete the range, or take the plugin out of `surgery`",
+                ),
+            )
+    if engine.dla is not None and engine.dla.standalone:
+        yield from _standalone_problems(path, engine, tree)
     level, key = engine.builder.hardware_compatibility, (*path, "builder", "hardware_compatibility")
     if level != "none" and target.kind != "discrete":
         yield (
@@ -231,6 +244,39 @@ def _native_problems(
                 where=str(_key_at(tree, key)),
                 why=f"the target is `{target.key}`; NVIDIA has no such engines for Jetson",
                 next="delete it",
+            ),
+        )
+
+
+_LOADABLE_FORMATS = ("dla_linear", "dla_hwc4", "chw32")
+
+
+def _standalone_problems(path: KeyPath, engine: Engine, tree: Node) -> Iterator[tuple[KeyPath, TrtforgeError]]:
+    """A loadable's tensors are in the DLA's own forms: there is no GPU to bring them there."""
+    sides: list[tuple[KeyPath, InputSpec | OutputSpec]] = [
+        *(((*path, "inputs", name), spec) for name, spec in engine.inputs.items()),
+        *(((*path, "outputs", name), spec) for name, spec in engine.outputs.items()),
+    ]
+    for key, spec in sides:
+        if spec.dtype not in ("int8", "float16") or spec.format not in _LOADABLE_FORMATS:
+            yield (
+                key,
+                Contradiction(
+                    f"`{dotted(key)}` is not in a form that a standalone loadable takes",
+                    where=str(_key_at(tree, key)),
+                    why=f"it is {spec.dtype} in {spec.format}",
+                    next=f"write `dtype: int8` or `float16`, and `format:` {', '.join(_LOADABLE_FORMATS)}",
+                ),
+            )
+    if not engine.outputs:
+        key = (*path, "dla", "standalone")
+        yield (
+            key,
+            Contradiction(
+                f"`{dotted(key)}` wants `outputs` stated",
+                where=str(_key_at(tree, key)),
+                why="a loadable gives its outputs in the DLA's own forms",
+                next="add `outputs: {NAME: {dtype: int8, format: chw32}}` to the engine",
             ),
         )
 

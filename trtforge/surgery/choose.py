@@ -11,6 +11,7 @@ from trtforge.graph.io import default_opset
 from trtforge.graph.model import Model
 from trtforge.graph.passes.registry import run
 from trtforge.graph.passes.upgrade_opset import UpgradeOpset
+from trtforge.graph.shapes import freeze_inputs
 from trtforge.recipe.models import LoweringName
 from trtforge.surgery.op import Lowered, Lowering, Op, Situation
 from trtforge.surgery.rules import Match, NearMiss, View
@@ -64,6 +65,22 @@ class Plan:
             "matches": [choice.to_json() for choice in self.choices],
             "near_misses": [{"plugin": miss.rule, "at": miss.at, "why": miss.why} for miss in self.near],
         }
+
+
+def planned(
+    model: Model,
+    shapes: Mapping[str, Sequence[int]],
+    ops: Sequence[Op],
+    preferences: Preferences,
+    situation: Situation,
+) -> tuple[Plan, Model]:
+    """The plan for a float model in the sizes the engine is built for, and the model in these sizes.
+
+    ``shapes``: of the inputs. Raises what `choose` raises, and ONX errors of the shapes.
+    """
+    fixed = freeze_inputs(model, {name: tuple(shape) for name, shape in shapes.items()})
+    shaped, _ = run(fixed, ["fold-constants", "infer-shapes"])  # sizes that exporters compute are constants now
+    return choose(shaped, ops, preferences, situation), shaped
 
 
 def choose(model: Model, ops: Sequence[Op], preferences: Preferences, situation: Situation) -> Plan:

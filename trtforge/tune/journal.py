@@ -31,7 +31,10 @@ class Journal:
         lines = self.path.read_text().splitlines()
         if not lines:
             return
-        head = json.loads(lines[0])
+        try:
+            head = json.loads(lines[0])
+        except json.JSONDecodeError:
+            head = {}
         if head.get("key") != self._key:
             differing = sorted(name for name, value in self._what.items() if head.get("of", {}).get(name) != value)
             raise JournalOfAnother(

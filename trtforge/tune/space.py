@@ -91,9 +91,6 @@ class Space:
     units: tuple[Unit, ...]
     latency: float | None = None
 
-    def unit(self, name: str) -> Unit:
-        return next(unit for unit in self.units if unit.name == name)
-
     def representatives(self) -> list[Unit]:
         """One unit of each kind."""
         return list({unit.like: unit for unit in reversed(self.units)}.values())[::-1]

@@ -46,9 +46,9 @@ struct Config {
     Stream *stream;
 };
 
-constexpr int SUCCESS = 0, INVALID_IMAGE = 200, INVALID_HANDLE = 400, NOT_FOUND = 500;
+constexpr int SUCCESS = 0, INVALID_IMAGE = 200, INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500;
 int context;
-void *current = nullptr;
+thread_local void *current = nullptr;  // each thread has to set its own
 std::map<void *, size_t> memory;
 std::set<std::string> kernels;  // asked for by name; the name is the handle
 
@@ -109,7 +109,10 @@ API cuCtxGetStreamPriorityRange(int *least, int *greatest) { return *least = *gr
 
 API cuStreamCreateWithPriority(Stream **out, unsigned, int) { return *out = new Stream, SUCCESS; }
 API cuStreamDestroy(Stream *) { return SUCCESS; }
-API cuStreamSynchronize(Stream *stream) { return stream->run(stream->work.size()), SUCCESS; }
+API cuStreamSynchronize(Stream *stream) {
+    if (current == nullptr) return INVALID_CONTEXT;
+    return stream->run(stream->work.size()), SUCCESS;
+}
 API cuStreamIsCapturing(Stream *stream, int *status) { return *status = stream->captured != nullptr, SUCCESS; }
 API cuStreamGetCtx(Stream *, void **out) { return *out = &context, SUCCESS; }
 API cuEventCreate(Event **out, unsigned) { return *out = new Event, SUCCESS; }
@@ -125,7 +128,10 @@ API cuMemFreeAsync(void *pointer, Stream *stream) {
     if (memory.count(pointer) == 0) return INVALID_HANDLE;
     return stream->put([=] { freed(pointer); }), SUCCESS;
 }
-API cuMemAlloc(void **out, size_t size) { return *out = allocated(size), SUCCESS; }
+API cuMemAlloc(void **out, size_t size) {
+    if (current == nullptr) return INVALID_CONTEXT;
+    return *out = allocated(size), SUCCESS;
+}
 API cuMemFree(void *pointer) { return freed(pointer); }
 API cuMemAllocHost(void **out, size_t size) { return *out = allocated(size), SUCCESS; }
 API cuMemFreeHost(void *pointer) { return freed(pointer); }

@@ -43,7 +43,7 @@ def session_of(context: Context) -> RtxSession:
     session: Any = RtxSession.__new__(RtxSession)
     session._context, session._dla, session._where = context, False, "model.plan"
     session._log = SimpleNamespace(last_words=lambda: "the log's words")
-    session.traffic = {"executions": 0}
+    session.traffic, session._allocators = {"executions": 0}, {}
     done: RtxSession = session
     return done
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 
-def output_allocator(trt: Any, take: Callable[[int], int]) -> Any:
-    """An `IOutputAllocator`; ``take``: address of so many bytes.
+def output_allocator(trt: Any, take: Callable[[int], int], give: Callable[[int], None]) -> Any:
+    """An `IOutputAllocator`; ``take``: address of so many bytes; ``give``: such an address back.
 
     ``pointer`` and ``shape``: of the last execution. ``problem``: what ``take`` raised, which must not leave a method
     that C++ calls: TensorRT is told by a null address, and the execution fails.
@@ -21,9 +21,13 @@ def output_allocator(trt: Any, take: Callable[[int], int]) -> Any:
             self.problem: Exception | None = None
 
         def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
+            size = max(1, size)  # TensorRT wants an address for an empty output too
             try:
                 if size > self.size:
-                    self.pointer, self.size = take(max(1, size)), size
+                    if self.size:
+                        outgrown, self.pointer, self.size = self.pointer, 0, 0
+                        give(outgrown)
+                    self.pointer, self.size = take(size), size
             except Exception as error:
                 self.problem, self.pointer, self.size = error, 0, 0
             return self.pointer

@@ -41,7 +41,7 @@ def build(trt: Any, job: Mapping[str, Any], emit: Emit, samples: int | None = No
     started = time.perf_counter()
     try:
         network = builder.create_network(configure.network_flags(trt, options))
-        parser = _parse(trt, network, logger, job["onnx"], emit)  # holds the weights until the build is over
+        parser = _parse(trt, network, logger, job["onnx"], options, emit)  # holds the weights until the build is over
         parsed = time.perf_counter()
         config = configure.configure(trt, builder, network, options)
         configure.use_timing_cache(trt, config, options)
@@ -50,11 +50,11 @@ def build(trt: Any, job: Mapping[str, Any], emit: Emit, samples: int | None = No
     if features(trt).progress:
         config.progress_monitor = _monitor(trt, emit)
     meant = configure.placement(trt, network, config) if options.dla is not None else []
-    calibrator = _calibrator(trt, options, samples)
+    calibrator = _calibrator(trt, network, options, samples)
     if calibrator is not None:
         config.int8_calibrator = calibrator
     plan = builder.build_serialized_network(network, config)
-    cache = _finish_calibration(calibrator, options)
+    cache = _finish_calibration(calibrator, built=plan is not None)
     if plan is None:
         raise Failed("build")
     _write(Path(job["plan"]), plan)
@@ -68,15 +68,21 @@ def build(trt: Any, job: Mapping[str, Any], emit: Emit, samples: int | None = No
         "calibration": cache,
     }
     if options.timing_cache is not None:
-        _write(Path(options.timing_cache), config.get_timing_cache().serialize())
+        configure.keep_timing_cache(config, Path(options.timing_cache))
     if options.inspect is not None:
         core = options.dla.core if options.dla is not None else None
-        facts["engine"] = read_back(trt, logger, Path(job["plan"]), Path(options.inspect), core)
+        host_code = options.version_compatible
+        engine = read_back(trt, logger, Path(job["plan"]), Path(options.inspect), dla_core=core, host_code=host_code)
+        if engine is None:
+            raise Failed("build", "the engine was built, and cannot be read back")
+        facts["engine"] = engine
     return facts
 
 
-def _parse(trt: Any, network: Any, logger: Any, onnx: str, emit: Emit) -> Any:
+def _parse(trt: Any, network: Any, logger: Any, onnx: str, options: Options, emit: Emit) -> Any:
     parser = trt.OnnxParser(network, logger)
+    if options.stock_plugins and (options.version_compatible or options.hardware_compatibility != "none"):
+        parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)  # the plugin that 8.6 takes else is in no such engine
     emit("phase", name="Parsing ONNX", parent=None, steps=1)
     if not parser.parse_from_file(onnx):
         raise Failed("parse", problems=[_problem(parser.get_error(index)) for index in range(parser.num_errors)])
@@ -84,7 +90,7 @@ def _parse(trt: Any, network: Any, logger: Any, onnx: str, emit: Emit) -> Any:
     return parser
 
 
-def _calibrator(trt: Any, options: Options, samples: int | None) -> Any:
+def _calibrator(trt: Any, network: Any, options: Options, samples: int | None) -> Any:
     wanted = options.calibration
     if wanted is None:
         return None
@@ -96,10 +102,11 @@ def _calibrator(trt: Any, options: Options, samples: int | None) -> Any:
     from trtforge.backends.nvidia.samples import receive
 
     assert samples is not None
-    return from_samples(trt, wanted["algorithm"], receive(samples), DeviceMemory())
+    types = {name: trt.nptype(tensor.dtype) for name, tensor in configure.inputs(network).items()}
+    return from_samples(trt, wanted["algorithm"], receive(samples), DeviceMemory(), types)
 
 
-def _finish_calibration(calibrator: Any, options: Options) -> dict[str, Any] | None:
+def _finish_calibration(calibrator: Any, *, built: bool) -> dict[str, Any] | None:
     """What became of the ranges. Raises Failed: a calibration that ended early is worth nothing."""
     if calibrator is None:
         return None
@@ -114,6 +121,8 @@ def _finish_calibration(calibrator: Any, options: Options) -> dict[str, Any] | N
     calibrator.close()
     if calibrator.problem is not None:
         raise Failed("calibrate", f"batch {calibrator.given + 1}: {calibrator.problem}")
+    if not built:
+        return None  # the build failed for another reason, which the log has
     if not calibrator.written:
         raise Failed("calibrate", "TensorRT ended the calibration without giving its cache")
     return {"from": "samples", "batches": calibrator.given, "cache": calibrator.written.decode()}

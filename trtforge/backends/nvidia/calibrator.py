@@ -39,7 +39,7 @@ def from_cache(trt: Any, algorithm: str, cache: bytes) -> Any:
     class FromCache(base):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:
             base.__init__(self)
-            self.cache, self.asked, self.written = cache, 0, b""
+            self.cache, self.asked = cache, 0
 
         def get_batch_size(self) -> int:
             return 1
@@ -52,14 +52,23 @@ def from_cache(trt: Any, algorithm: str, cache: bytes) -> Any:
             return self.cache
 
         def write_calibration_cache(self, cache: Any) -> None:
-            self.written = bytes(cache)
+            """It is the one that was given."""
 
     return FromCache()
 
 
-def from_samples(trt: Any, algorithm: str, batches: Iterator[Batch], memory: Memory) -> Any:
+def as_typed(batch: Batch, types: Mapping[str, Any]) -> Batch:
+    """In the network's types. Raises TypeError where that would lose more than width."""
+    return {
+        name: array.astype(types[name], casting="same_kind", copy=False) if name in types else array
+        for name, array in batch.items()
+    }
+
+
+def from_samples(trt: Any, algorithm: str, batches: Iterator[Batch], memory: Memory, types: Mapping[str, Any]) -> Any:
     """A calibrator that is fed: each batch is checked, copied to the device and handed out; TensorRT counts ranges.
 
+    ``types``: NumPy's, of the network's inputs; int64 indices become int32 where TensorRT has no wider ones.
     ``given``: batches so far. ``problem``: the exception that ended it early, None when all went well: then
     ``written`` is the cache. Buffers are made at the first batch, used again, and freed by ``close``.
     """
@@ -83,6 +92,7 @@ def from_samples(trt: Any, algorithm: str, batches: Iterator[Batch], memory: Mem
                 batch = next(batches, None)
                 if batch is None:
                     return None
+                batch = as_typed(batch, types)
                 self.check(names, batch)
                 for name in names:
                     memory.copy_in(self.buffers[name], np.ascontiguousarray(batch[name]))

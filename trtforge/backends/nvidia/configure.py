@@ -103,14 +103,32 @@ def _tensors(trt: Any, network: Any, options: Options) -> None:
             if name not in there:
                 raise Unsupported(f"the network has no tensor {name!r} at its border: it has {', '.join(there)}")
             if wanted.dtype is not None and options.precision != "typed":
-                there[name].dtype = getattr(trt.DataType, TYPES[wanted.dtype])
+                there[name].dtype = _type(trt, wanted.dtype)
+                if wanted.dtype == "int8":
+                    _give_range(there[name], wanted)
             if wanted.format != "linear" or options.direct_io:
                 there[name].allowed_formats = 1 << int(getattr(trt.TensorFormat, wanted.format.upper()))
+
+
+def _type(trt: Any, dtype: str) -> Any:
+    """TensorRT 8 has no INT64; its parser makes INT32 of such inputs."""
+    name = "INT32" if dtype == "int64" and not hasattr(trt.DataType, "INT64") else TYPES[dtype]
+    return getattr(trt.DataType, name)
+
+
+def _give_range(tensor: Any, wanted: Tensor) -> None:
+    """An INT8 input or output has its range on itself: TensorRT asks no calibrator for these (nor does trtexec)."""
+    if wanted.scale is None:
+        raise Unsupported(f"{tensor.name!r} is to be INT8, and calibration has no range for it")
+    amax = 127.0 * wanted.scale
+    tensor.dynamic_range = (-amax, amax)
 
 
 def _profile(builder: Any, network: Any, config: Any, wanted: Mapping[str, Tensor], known: Features) -> None:
     """One profile, where an input has open sizes."""
     if not any(size < 0 for tensor in inputs(network).values() for size in tensor.shape):
+        if ranged := [name for name, each in wanted.items() if each.shapes is not None]:
+            raise Unsupported(f"the recipe has a range for {ranged[0]!r}, and the graph's sizes are fixed")
         return
     profile = builder.create_optimization_profile()
     for name, tensor in inputs(network).items():
@@ -137,6 +155,7 @@ def _dla(trt: Any, builder: Any, config: Any, dla: Dla) -> None:
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
     if dla.standalone:
         config.engine_capability = trt.EngineCapability.DLA_STANDALONE
+        config.set_flag(trt.BuilderFlag.DIRECT_IO)  # there is no GPU to reformat
     pools = {"DLA_MANAGED_SRAM": dla.sram, "DLA_LOCAL_DRAM": dla.local_dram, "DLA_GLOBAL_DRAM": dla.global_dram}
     for pool, size in pools.items():
         if size is not None:
@@ -165,15 +184,22 @@ def use_timing_cache(trt: Any, config: Any, options: Options) -> None:
         return
     path, known = Path(options.timing_cache), features(trt)
     content = path.read_bytes() if path.exists() else b""
-    cache = config.create_timing_cache(content)
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
+    cache = config.create_timing_cache(content)  # None for bytes that are none
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         if options.timing_locked:
-            raise Unsupported(f"the timing cache {path} is of another TensorRT, GPU or driver")
+            raise Unsupported(f"the timing cache {path} is of another TensorRT, GPU or driver, or damaged")
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     if options.timing_locked:
         if not known.timing_cache_locked:
             raise Unsupported(f"TensorRT {trt.__version__} cannot say that a kernel was not in the timing cache")
         config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
+
+
+def keep_timing_cache(config: Any, path: Path) -> None:
+    """Whole or not at all: the next build reads it. Whoever started this one holds the file's lock."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(bytes(memoryview(config.get_timing_cache().serialize())))
+    part.replace(path)
 
 
 def placement(trt: Any, network: Any, config: Any) -> list[dict[str, Any]]:

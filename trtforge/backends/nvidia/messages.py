@@ -123,7 +123,7 @@ _KNOWN: tuple[tuple[str, Meaning], ...] = (
     (
         r"[Mm]issing scale and zero-point for tensor",
         Meaning(
-            "calibration has no range for a tensor: the layers around it run in FP16 or FP32, on a DLA maybe on the GPU",
+            "calibration has no range for a tensor: layers around it run in FP16 or FP32, on a DLA perhaps on the GPU",
             "calibrate this graph: trtforge calibrate RECIPE; `trtforge scales show` lists what is there",
         ),
     ),

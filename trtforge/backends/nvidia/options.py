@@ -13,17 +13,18 @@ HARDWARE_COMPATIBILITY = ("none", "ampere_plus", "same_compute_capability")
 class Tensor:
     """How the engine takes or gives a tensor. ``dtype`` as NumPy spells it, ``format`` as a recipe does.
 
-    ``shapes``: smallest, usual and largest, for an input of open sizes.
+    ``shapes``: smallest, usual and largest, for an input of open sizes. ``scale``: of an INT8 one.
     """
 
     dtype: str | None = None
     format: str = "linear"
     shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None = None
+    scale: float | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Tensor:
         shapes: Any = value["shapes"] and tuple(map(tuple, value["shapes"]))
-        return cls(value["dtype"], value["format"], shapes)
+        return cls(value["dtype"], value["format"], shapes, value["scale"])
 
 
 @dataclass(frozen=True)

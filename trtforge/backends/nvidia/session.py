@@ -98,16 +98,16 @@ class PlanSession:
         self.inputs = tuple(_spec(border) for border in self._borders.values() if border.taken)
         self.outputs = tuple(_spec(border) for border in self._borders.values() if not border.taken)
         self._core = cuda_core()
-        device = self._core.Device(0)
-        device.set_current()
+        self._device = self._core.Device(0)
+        self._device.set_current()
         with ExitStack() as stack:
-            self._stream = device.create_stream()
+            self._stream = self._device.create_stream()
             stack.callback(self._stream.close)
-            self._memory = stack.enter_context(GpuMemory(self._core, device, self._stream))
-            self._replay = Replay(self._core, self, self._stream, graph=not dla)
+            self._memory = stack.enter_context(GpuMemory(self._core, self._device, self._stream))
             self._buffers: dict[str, tuple[int, int]] = {}
             self._allocators: dict[str, Any] = {}
             self._shapes: dict[str, tuple[int, ...]] = {}
+            self._replay = self._new_replay()
             self._release = weakref.finalize(self, stack.pop_all().close)
 
     def _read_borders(self, scales: Mapping[str, float], outside: Mapping[str, str]) -> dict[str, Border]:
@@ -140,6 +140,7 @@ class PlanSession:
         """One execution, waited for. Open sizes are taken from the arrays. Raises WrongFeed, ExecutionFailed."""
         check_feeds(self.inputs, inputs)
         try:
+            self._device.set_current()  # CUDA's current device is a thread's own
             self._set_shapes({name: tuple(array.shape) for name, array in inputs.items()})
             for name, (pointer, _) in self._buffers.items():
                 self.bind(name, pointer)  # a caller of `bind` may have set others
@@ -159,6 +160,7 @@ class PlanSession:
         """Bind buffers for inputs of these shapes and the outputs that follow from them; nothing when they stay."""
         if shapes == self._shapes:
             return
+        self._shapes = {}  # until all of this has gone well
         for name, shape in shapes.items():
             if -1 in self._borders[name].shape and not self._context.set_input_shape(name, shape):
                 raise self._failed(f"it does not take {name!r} as {list(shape)}")
@@ -169,23 +171,30 @@ class PlanSession:
             else:
                 self._bind_own(border, shape)
         self._shapes = shapes
-        self._replay = Replay(self._core, self, self._stream, graph=not (self._dla or self._allocators))
+        self._replay = self._new_replay()
+
+    def _new_replay(self) -> Replay:
+        """By a weak reference: the session would hold itself, and its memory, else."""
+        graph = not (self._dla or self._allocators)
+        return Replay(self._core, weakref.proxy(self), self._stream, graph=graph)
 
     def _allocate_later(self, border: Border) -> None:
         """An output whose size depends on data."""
         if border.name not in self._allocators:
-            allocator = self._allocators[border.name] = output_allocator(self._trt, self._memory.take_shared)
+            allocator = output_allocator(self._trt, self._memory.take_shared, self._memory.free)
+            self._allocators[border.name] = allocator
             if not self._context.set_output_allocator(border.name, allocator):
                 raise self._failed(f"it did not take an allocator for {border.name!r}")
 
     def _bind_own(self, border: Border, shape: tuple[int, ...]) -> None:
         size = max(1, prod(border.room(shape)) * border.dtype.itemsize)
         pointer, there = self._buffers.get(border.name, (0, 0))
-        if size > there:
-            if there:
-                self._memory.free(pointer)
-            pointer = self._memory.take_shared(size)
-            self._buffers[border.name] = (pointer, size)
+        if size <= there:
+            return
+        if there:
+            del self._buffers[border.name]  # first: when there is no room for the new one, the old one is gone too
+            self._memory.free(pointer)
+        self._buffers[border.name] = (self._memory.take_shared(size), size)
 
     def _fill(self, name: str, array: Array) -> None:
         self.traffic["host_to_device"] += self._memory.write(self._buffers[name][0], array)
@@ -218,6 +227,9 @@ class PlanSession:
     def enqueue(self, stream_handle: int) -> None:
         """Put one execution into a stream, a cudaStream_t, and do not wait for it. Raises ExecutionFailed."""
         if not self._context.execute_async_v3(stream_handle):
+            for allocator in self._allocators.values():
+                if allocator.problem is not None:
+                    raise self._failed(f"no memory for an output: {allocator.problem}") from allocator.problem
             raise self._failed("it did not run")
         self.traffic["executions"] += 1
 

@@ -6,9 +6,12 @@ configures and builds is TensorRT-RTX's too, which does run here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
 
 from trtforge.backends.base import Availability, CompileRequest, CompileResult, Session, TensorSpec
 from trtforge.backends.nvidia.configure import TYPES
@@ -91,14 +94,18 @@ class NativeTensorRT:
         compiler = Compiler("tensorrt", "TensorRT", environment.INSTALL, environment.child_environment())
         label = f"compile for {request.target.key} (TensorRT {release})"
         job = CompileJob(compiler, parsed, plan, options, label, tuple(kinds))
-        compiled = run(job, timeout=timeout_seconds(), progress=request.progress)
+        with _timing_cache_held(options):
+            compiled = run(job, timeout=timeout_seconds(), progress=request.progress)
         for warning in compiled.warnings:
             request.progress.warn(f"TensorRT: {warning}")
-        _check_plan(plan, compiled)
-        _check_engine(request, options, compiled)
+        standalone = options.dla is not None and options.dla.standalone
+        if not standalone:  # a loadable is no plan, and TensorRT does not read it
+            _check_plan(plan, compiled)
+            _check_engine(request, options, compiled)
+        layers = {} if standalone else {LAYERS_FILE: request.workdir / LAYERS_FILE}
         cubins = plugins.write_cubins(kinds, request.target.sm or "", request.workdir)
         return CompileResult(
-            files={ENGINE_FILE: plan, LAYERS_FILE: request.workdir / LAYERS_FILE, **cubins},
+            files={ENGINE_FILE: plan, **layers, **cubins},
             inputs=_specs(compiled, "input"),
             outputs=_specs(compiled, "output"),
             report=_report(request, lowered, options, compiled, plan) | plugins.facts(kinds, lowered.plugins),
@@ -174,14 +181,20 @@ def build_options(request: CompileRequest, lowered: Lowered, known: Features, wo
             spec.dtype,
             spec.format,
             None if spec.range is None else (spec.range.min, tuple(spec.shape), spec.range.max),
+            _scale(request, name, spec.dtype),
         )
         for name, spec in engine.inputs.items()
     }
+    outputs = {
+        name: Tensor(spec.dtype, spec.format, scale=_scale(request, name, spec.dtype))
+        for name, spec in engine.outputs.items()
+    }
+    standalone = engine.dla is not None and engine.dla.standalone
     return Options(
         workspace=memory_bytes(engine.workspace),
         precision=lowered.precision,
         inputs=inputs,
-        outputs={name: Tensor(spec.dtype, spec.format) for name, spec in engine.outputs.items()},
+        outputs=outputs,
         calibration=calibration,
         float_layers=lowered.float_layers,
         dla=_dla(request),
@@ -192,8 +205,15 @@ def build_options(request: CompileRequest, lowered: Lowered, known: Features, wo
         hardware_compatibility=engine.builder.hardware_compatibility,
         timing_cache=str(timing_cache(target.key, environment.version())) if engine.builder.timing_cache else None,
         timing_locked=request.locked and engine.builder.timing_cache,
-        inspect=str(workdir / LAYERS_FILE),
+        inspect=None if standalone else str(workdir / LAYERS_FILE),
     )
+
+
+def _scale(request: CompileRequest, name: str, dtype: str) -> float | None:
+    """Of an input or output that is INT8 in the engine; None where calibration has no range for it."""
+    if dtype != "int8" or request.scales is None or name not in request.scales.ranges:
+        return None
+    return float(request.scales.ranges[name].usable_scale)
 
 
 def _dla(request: CompileRequest) -> Dla | None:
@@ -211,6 +231,16 @@ def _dla(request: CompileRequest) -> Dla | None:
         gpu_fallback=said.gpu_fallback,
         standalone=said.standalone,
     )
+
+
+@contextmanager
+def _timing_cache_held(options: Options) -> Iterator[None]:
+    """Two builds for one target, one after the other: each reads what the one before has measured."""
+    if options.timing_cache is None:
+        yield
+        return
+    with FileLock(Path(options.timing_cache).with_suffix(".lock")):
+        yield
 
 
 def timing_cache(target: str, release: str) -> Path:
@@ -233,8 +263,7 @@ def _check_plan(plan: Path, compiled: Compiled) -> None:
 
 def _check_engine(request: CompileRequest, options: Options, compiled: Compiled) -> None:
     """The engine as it was read back, against the recipe. Raises EngineNotAsAsked with every difference."""
-    engine = compiled.engine or {}
-    wrong = [str(engine["problem"])] if "problem" in engine else _differences(options, engine)
+    wrong = _differences(options, compiled.engine or {})
     if wrong:
         raise EngineNotAsAsked(
             f"the finished engine for {request.target.key} differs from the recipe",
@@ -253,7 +282,8 @@ def _differences(options: Options, engine: Mapping[str, Any]) -> list[str]:
                 wrong.append(f"it has no tensor {name!r}")
                 continue
             dtype = _NUMPY.get(there["dtype"], there["dtype"].lower())
-            if wanted.dtype is not None and dtype != wanted.dtype:
+            narrowed = (wanted.dtype, dtype) == ("int64", "int32")  # what TensorRT 8 makes of indices
+            if wanted.dtype is not None and dtype != wanted.dtype and not narrowed:
                 wrong.append(f"{name!r} is {dtype}, asked for was {wanted.dtype}")
             if there["format"] != wanted.format:
                 wrong.append(f"{name!r} lies as {there['format']}, asked for was {wanted.format}")
@@ -304,11 +334,9 @@ def _outside(request: CompileRequest) -> dict[str, str]:
 
 def _border_scales(request: CompileRequest, engine: Mapping[str, Any]) -> dict[str, float]:
     """Scales of INT8 inputs and outputs: a program that feeds floats divides by them."""
-    if request.scales is None:
-        return {}
     int8 = [name for name, tensor in engine.get("tensors", {}).items() if tensor["dtype"] == "INT8"]
-    ranges = request.scales.ranges
-    return {name: float(ranges[name].usable_scale) for name in int8 if name in ranges}
+    found = {name: _scale(request, name, "int8") for name in int8}
+    return {name: scale for name, scale in found.items() if scale is not None}
 
 
 def _summary(compiled: Compiled, report: Mapping[str, Any]) -> str:
@@ -324,7 +352,12 @@ def _summary(compiled: Compiled, report: Mapping[str, Any]) -> str:
 
 def _specs(compiled: Compiled, mode: str) -> tuple[TensorSpec, ...]:
     """As the engine has them; `outside` in the report says what a caller sees."""
-    tensors = (compiled.engine or {}).get("tensors", {})
+    if compiled.engine is None:
+        sides = {"input": compiled.inputs, "output": compiled.outputs}
+        return tuple(
+            TensorSpec(each["name"], tuple(each["shape"]), _NUMPY.get(each["dtype"], "")) for each in sides[mode]
+        )
+    tensors = compiled.engine["tensors"]
     return tuple(
         TensorSpec(name, tuple(None if size < 0 else size for size in tensor["shape"]), _NUMPY.get(tensor["dtype"], ""))
         for name, tensor in tensors.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import cache
 from importlib import metadata, util
 
@@ -22,12 +23,13 @@ def installed() -> bool:
 
 
 def version() -> str:
-    """Of the package; JetPack installs the module with or without its record. "" when none is there."""
+    """Of the package, its numbers alone; JetPack installs the module with or without its record. "" without it."""
     if not installed():
         return ""
     for package in _PACKAGES:
         try:
-            return metadata.version(package)
+            found = metadata.version(package)
+            return match[0] if (match := re.match(r"\d+(\.\d+){0,3}", found)) else found  # not "8.6.1.post1"
         except metadata.PackageNotFoundError:
             continue
     return "installed, version unknown"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from trtforge.backends.nvidia.features import Features
+from trtforge.errors.native import NotOffered
 from trtforge.graph.shapes import freeze_inputs
 from trtforge.scales.codecs.qdq import insert
 from trtforge.scales.codecs.trt_cache import Algorithm, CalibrationCache
@@ -43,6 +44,8 @@ class Lowered:
 def lower(request: CompileRequest, known: Features, release: str) -> Lowered:
     """``known``, ``release``: of the TensorRT that will compile, "10.3.0". Raises ONX, CAL and BLD errors."""
     precision = request.engine.precision
+    if uses_ours(request) or not known.precision_flags:
+        _check_borders(request, release)
     if uses_ours(request):
         return _with_ours(request)
     model = with_plugins(request)
@@ -52,6 +55,21 @@ def lower(request: CompileRequest, known: Features, release: str) -> Lowered:
     if precision == "int8" and request.scales is not None:
         model = insert(model, request.scales, request.engine.quantize)[0]
     return Lowered(_half(model, precision), "typed", None, ())
+
+
+def _check_borders(request: CompileRequest, release: str) -> None:
+    """A network that says its types says those of its inputs and outputs too. Raises NotOffered."""
+    engine = request.engine
+    kinds = {**{f"inputs.{name}": spec.dtype for name, spec in engine.inputs.items()},
+             **{f"outputs.{name}": spec.dtype for name, spec in engine.outputs.items()}}  # fmt: skip
+    for place, dtype in kinds.items():
+        if dtype in ("int8", "float16"):
+            raise NotOffered(
+                f"`{place}.dtype: {dtype}` cannot be had of this build",
+                where=f"target {request.target.key}",
+                why=f"TensorRT {release} computes in the types of the graph here, and the graph's inputs are floats",
+                next=f"drop `{place}.dtype`; TensorRT through 10, without plugins of ours, takes it",
+            )
 
 
 def uses_ours(request: CompileRequest) -> bool:
