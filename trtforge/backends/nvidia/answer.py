@@ -157,7 +157,7 @@ class Conversation:
 
     def _not_offered(self, message: str) -> TrtforgeError:
         job, asked = self.job, self.job.options.compute_capabilities
-        if asked:
+        if "ComputeCapability" in message:
             return SmNotSupported(
                 f"{job.compiler.name} does not compile for {', '.join(asked)}",
                 why=message,
