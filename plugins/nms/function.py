@@ -18,7 +18,8 @@ ATTRIBUTES = ("score_threshold", "iou_threshold", "max_output_boxes", "backgroun
 STEP = 2.0**-24
 LEAST = 1.1754943508222875e-38
 """t - (t * STEP + LEAST), in float32, is the number before t, for t = 0 and for any t of 1e-30 or more: ONNX compares
-by `>` where the plugin does by `>=`. LEAST is the smallest number that no CPU flushes to zero."""
+by `>` where the plugin does by `>=`. LEAST is the smallest number that no CPU flushes to zero, and what is before it is
+0: it is the threshold for scores above 0."""
 
 OUT = -1.0
 """Stands for a score that is not a candidate: scores that count are not negative."""

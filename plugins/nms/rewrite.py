@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import FunctionProto, NodeProto
@@ -33,7 +33,8 @@ class NmsRule(Rule):
     makes of these a fixed number of detections.
 
     ONNX drops a box where the overlap is above the threshold, and keeps a score above it; the plugin does at or above.
-    So the plugin gets the next larger float32, and the two are the same.
+    So the plugin gets the next larger float32, and the two are the same. Behind a score of 0 it is the smallest normal
+    number: what is smaller is 0 on a GPU, and for the function.
     """
 
     name = NAME
@@ -56,7 +57,9 @@ class NmsRule(Rule):
             raise Near("it takes boxes by centre and size; those behind it are no corners, as the plugin's are")
         tail = tail_of(anchor, view)
         scores = _scores(anchor.input[1], view)
-        limits = _limits(anchor, tail, scores, view)
+        threshold = _score_threshold(anchor, view)
+        limits = _limits(anchor, tail, scores, threshold, view)
+        _background_is_out(scores, threshold, tail)
         decoder = decoder_of(anchor.input[0], view)
         outputs = [name for name in tail.outputs if name]
         own = [anchor, *tail.nodes]
@@ -87,7 +90,7 @@ class NmsRule(Rule):
             outputs=tuple(outputs),
             inner=view.closed([node for node in view.graph.node if id(node) in inside], outputs),
             attributes=limits | {"background_class": scores.background},
-            facts={"operands": operands},
+            facts={"operands": operands, "score_threshold": threshold},
         )
 
 
@@ -99,7 +102,10 @@ def _holds_one(node: NodeProto) -> bool:
 
 @dataclass(frozen=True)
 class _Scores:
-    """``tensor``: [N, P, C], or [N, C, P] ``by_class``. ``nodes``: from it to the suppression, that one first."""
+    """``tensor``: [N, P, C], or [N, C, P] ``by_class``. ``nodes``: from it to the suppression, that one first.
+
+    ``fill``: what the scores of the background are replaced by, where there is one.
+    """
 
     tensor: str
     by_class: bool
@@ -109,6 +115,7 @@ class _Scores:
     count: int
     probabilities: bool
     nodes: tuple[NodeProto, ...] = ()
+    fill: float = -math.inf
 
     def without(self, inside: set[int]) -> _Scores:
         """The same without the part in front that others read too."""
@@ -117,15 +124,12 @@ class _Scores:
             first, rest = kept.nodes[0], kept.nodes[1:]
             if is_op(first, "Where"):
                 raise Near(f"the scores without background, {first.output[0]!r}, have a second consumer")
-            kept = _Scores(
-                first.output[0],
-                kept.by_class or is_op(first, "Transpose"),
-                kept.sigmoid and not is_op(first, "Sigmoid"),
-                kept.background,
-                kept.classes,
-                kept.count,
-                kept.probabilities,
-                rest,
+            kept = replace(
+                kept,
+                tensor=first.output[0],
+                by_class=kept.by_class or is_op(first, "Transpose"),
+                sigmoid=kept.sigmoid and not is_op(first, "Sigmoid"),
+                nodes=rest,
             )
         return kept
 
@@ -137,10 +141,10 @@ def _scores(tensor: str, view: View) -> _Scores:
         raise Near(f"the number of classes or boxes of {tensor!r} is not known: put `infer-shapes` before it")
     classes, count = shape[1], shape[2]
     nodes: list[NodeProto] = []
-    background, by_class, sigmoid = -1, True, False
+    background, fill, by_class, sigmoid = -1, -math.inf, True, False
     while (node := view.index.producer(tensor)) is not None:
         if is_op(node, "Where") and not any(is_op(each, "Where", "Sigmoid") for each in nodes):
-            background = _background(node, classes, by_class, view)
+            background, fill = _background(node, classes, by_class, view)
             tensor = node.input[2]
         elif is_op(node, "Transpose") and by_class and attribute(node, "perm") == [0, 2, 1]:
             by_class, tensor = False, node.input[0]
@@ -152,11 +156,11 @@ def _scores(tensor: str, view: View) -> _Scores:
             break
         nodes.insert(0, node)
     known = sigmoid or _in_unit_interval(tensor, view)
-    return _Scores(tensor, by_class, sigmoid, background, classes, count, known, tuple(nodes))
+    return _Scores(tensor, by_class, sigmoid, background, classes, count, known, tuple(nodes), fill)
 
 
-def _background(node: NodeProto, classes: int, by_class: bool, view: View) -> int:
-    """The class that a Where takes out, -1 for none. Raises Near."""
+def _background(node: NodeProto, classes: int, by_class: bool, view: View) -> tuple[int, float]:
+    """(the class that a Where takes out, -1 for none; the scores it gets instead). Raises Near."""
     mask, fill = view.value(node.input[0]), view.scalar(node.input[1])
     axes = (1, classes, 1) if by_class else (1, 1, classes)
     if mask is None or fill is None or fill >= 0 or mask.size != classes:
@@ -170,7 +174,16 @@ def _background(node: NodeProto, classes: int, by_class: bool, view: View) -> in
         raise Near(f"{label(node)!r} replaces scores of boxes, not of classes") from None
     if len(out) > 1:
         raise Near(f"{label(node)!r} takes out {len(out)} classes, and the plugin has one background class")
-    return int(out[0]) if len(out) else -1
+    return (int(out[0]), fill) if len(out) else (-1, -math.inf)
+
+
+def _background_is_out(scores: _Scores, threshold: float, tail: Tail) -> None:
+    """Raises Near for a background whose scores pass the threshold and count as detections behind it."""
+    if scores.fill > max(threshold, tail.none):
+        raise Near(
+            f"the background's scores become {scores.fill:g}, which no score threshold drops, and a score above "
+            f"{tail.none:g} counts as a detection"
+        )
 
 
 def _in_unit_interval(tensor: str, view: View) -> bool:
@@ -181,15 +194,16 @@ def _in_unit_interval(tensor: str, view: View) -> bool:
     return node is not None and is_op(node, "Sigmoid", "Softmax")
 
 
-def _limits(anchor: NodeProto, tail: Tail, scores: _Scores, view: View) -> dict[str, float | int]:
+def _score_threshold(anchor: NodeProto, view: View) -> float:
+    """The graph's own: a score must be above it. Raises Near."""
+    least = _given(anchor, 4, "score threshold", view)
+    return -math.inf if least is None else least
+
+
+def _limits(anchor: NodeProto, tail: Tail, scores: _Scores, threshold: float, view: View) -> dict[str, float | int]:
     """The plugin's thresholds and K. Raises Near, and NotHere for a node that selects nothing."""
-    given = [*anchor.input[2:], "", "", ""]
-    values = {}
-    for what, name in zip(("a class's number of boxes", "overlap", "score threshold"), given, strict=False):
-        values[what] = view.scalar(name) if name else None
-        if name and values[what] is None:
-            raise Near(f"its {what} {name!r} is computed in the graph")
-    most, overlap, least = values.values()
+    most = _given(anchor, 2, "a class's number of boxes", view)
+    overlap = _given(anchor, 3, "overlap", view)
     if not most:
         raise NotHere
     if most < min(tail.keep, scores.count):
@@ -197,18 +211,26 @@ def _limits(anchor: NodeProto, tail: Tail, scores: _Scores, view: View) -> dict[
             f"it keeps at most {int(most)} boxes of a class and {tail.keep} of an image, and the plugin has no "
             "limit of a class"
         )
-    threshold = -math.inf if least is None else least
     if threshold < -LEAST * 1.01 and not scores.probabilities:
-        said = "there is no score threshold" if least is None else f"the score threshold is {threshold:g}"
+        said = f"the score threshold is {threshold:g}" if math.isfinite(threshold) else "there is no score threshold"
         raise Near(
             f"{said}, the plugin takes none below 0, and the scores {scores.tensor!r} are not seen to be positive: "
             "they are made by no Sigmoid or Softmax"
         )
     return {
-        "score_threshold": 0.0 if threshold < 0 else _next(threshold),
+        "score_threshold": 0.0 if threshold < 0 else max(LEAST, _next(threshold)),
         "iou_threshold": _next(overlap or 0.0),
         "max_output_boxes": tail.keep,
     }
+
+
+def _given(anchor: NodeProto, slot: int, what: str, view: View) -> float | None:
+    """A limit of the suppression, None where it is not stated. Raises Near for one that is computed."""
+    name = anchor.input[slot] if len(anchor.input) > slot else ""
+    value = view.scalar(name) if name else None
+    if name and value is None:
+        raise Near(f"its {what} {name!r} is computed in the graph")
+    return value
 
 
 def _next(value: float) -> float:

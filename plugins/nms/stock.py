@@ -81,7 +81,8 @@ def _wrong_limits(match: Match, situation: Situation) -> str:
     if keep > CANDIDATES:
         return f"it looks at the best {CANDIDATES} scores of an image, and {keep} boxes are wanted"
     if 0 < least < DENSE:
-        return f"below a score threshold of {DENSE} it also writes boxes under the threshold, and here it is {least:g}"
+        own = match.facts["score_threshold"]  # the graph's; the plugin gets the number behind it
+        return f"below a score threshold of {DENSE} it also writes boxes under the threshold, and here it is {own:g}"
     if least == 0 and match.attributes["background_class"] >= 0:
         return "without a score threshold it also writes boxes of the background class"
     if agnostic and release is not None and (*release, 0)[:2] < AGNOSTIC_SINCE:

@@ -19,9 +19,10 @@ _PASSING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 @dataclass(frozen=True)
 class Tail:
     """``outputs``: num_detections, detection_boxes, detection_scores, detection_classes, "" for one that the graph does
-    not make. ``nodes``: all from the gathered scores to them."""
+    not make. ``nodes``: all from the gathered scores to them. ``none``: a score up to this one is no detection."""
 
     keep: int
+    none: float
     outputs: tuple[str, str, str, str]
     nodes: tuple[NodeProto, ...]
 
@@ -44,7 +45,7 @@ class _Reader:
         self._not_open()
         kept = self._flat(self._scattered())
         best, places, keep = self._best(kept)
-        valid = self._valid(best)
+        valid, none = self._valid(best)
         outputs = (
             self._count(valid),
             self._boxes(places, valid),
@@ -57,7 +58,7 @@ class _Reader:
             shape = self.view.shape(name) if name else None
             if name and (shape is None or list(shape[1:]) != sizes):
                 raise Near(f"the output {name!r} has not the shape [images, {', '.join(map(str, sizes))}]")
-        return Tail(keep, outputs, tuple(self.nodes))
+        return Tail(keep, none, outputs, tuple(self.nodes))
 
     def _not_open(self) -> None:
         """The list has as many rows as there are detections; outside the graph, that cannot be one of a fixed size."""
@@ -125,7 +126,9 @@ class _Reader:
         amounts = self.view.value(pad.input[1])
         fill = self.view.scalar(pad.input[2]) if len(pad.input) > 2 else 0.0
         axes = None if len(pad.input) < 4 else self.view.value(pad.input[3])
-        if amounts is None or fill is None or fill >= 0 or axes is not None or list(amounts[:3]) != [0, 0, 0]:
+        at_end = amounts is not None and list(amounts[:3]) == [0, 0, 0] and (amounts >= 0).all() and axes is None
+        below = fill is not None and fill < 0 and attribute(pad, "mode", "constant") == "constant"
+        if not at_end or fill is None or not below:
             raise Near(f"{label(pad)!r} pads the surviving scores with something else than a number below 0 at the end")
         self.nodes.append(pad)
         self.fills.append(fill)
@@ -143,16 +146,17 @@ class _Reader:
         self.nodes.append(top)
         return str(top.output[0]), str(top.output[1]), int(count)
 
-    def _valid(self, best: str) -> str:
-        """True where there is a detection."""
+    def _valid(self, best: str) -> tuple[str, float]:
+        """(true where there is a detection, the greatest score that is none)"""
         for node in self.view.readers(best):
             bound = self.view.scalar(node.input[1]) if len(node.input) > 1 else None
             if bound is None or node.input[0] != best:
                 continue
             most = max(self.fills)
-            if (is_op(node, "Greater") and most <= bound < 0) or (is_op(node, "GreaterOrEqual") and most < bound <= 0):
+            none = bound if is_op(node, "Greater") else float(np.nextafter(np.float32(bound), np.float32(-np.inf)))
+            if is_op(node, "Greater", "GreaterOrEqual") and most <= none < 0:
                 self.nodes.append(node)
-                return str(node.output[0])
+                return str(node.output[0]), none
         raise Near(f"nothing tells detections from padding in {best!r}, the best scores")
 
     def _count(self, valid: str) -> str:

@@ -16,6 +16,8 @@ from trtforge.errors.usage import BadAddress
         ("ssh://orin/~/my%20env/bin/trtforge", Address("orin", None, None, "~/'my env/bin/trtforge'")),
         ("ssh://orin/opt/$(reboot)/x", Address("orin", None, None, "'/opt/$(reboot)/x'")),
         ("ssh://[fe80::1]:22", Address("fe80::1", None, 22)),
+        ("ssh://MyOrin", Address("MyOrin")),  # a name of ~/.ssh/config, which tells it from myorin
+        ("ssh://me@MyOrin.lan:2222/x", Address("MyOrin.lan", "me", 2222, "/x")),
     ],
 )
 def test_addresses(text: str, address: Address) -> None:

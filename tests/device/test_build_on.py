@@ -135,6 +135,7 @@ def test_trtforge_is_not_on_the_device(workshop, device: Device) -> None:
         ("#!/bin/sh\necho trtforge-far/1; echo no JSON\n", "DEV110", ""),
         ("#!/bin/sh\necho trtforge-far/1; echo '{{}}'\n", "DEV110", "greeting"),
         ("#!/bin/sh\necho trtforge-far/1; exit 3\n", "DEV110", ""),
+        ("#!/bin/sh\nexec yes a greeting without an end\n", "DEV110", "64 KiB"),
     ],
 )
 def test_programs_that_are_no_trtforge_or_another(workshop, device: Device, text: str, code: str | None, said) -> None:
@@ -209,14 +210,62 @@ class _Sized:
         size = 0
 
 
-def test_an_engine_that_changed_on_its_way_is_not_published(workshop, device: Device) -> None:
+CHANGING = """
+import shutil
+copy = shutil.copyfileobj
+def changed(source, target, *args):
+    seen = Path(os.environ["TRTFORGE_CACHE"]).parent / "seen"
+    if str(getattr(source, "name", "")).endswith(".onnx") and "device" in source.name and not (ONCE and seen.exists()):
+        seen.touch()
+        target.write(b"x" * os.fstat(source.fileno()).st_size)
+    else:
+        copy(source, target, *args)
+shutil.copyfileobj = changed
+"""
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_an_engine_that_changed_on_its_way_is_fetched_once_more(workshop, device: Device, once: bool) -> None:
     site = device.folder / "site" / "sitecustomize.py"
-    changing = "\nimport shutil\ncopy = shutil.copyfileobj\ndef changed(source, target, *args):\n"
-    changing += "    if getattr(source, 'name', '').endswith('.onnx') and 'device' in source.name:\n"
-    changing += "        target.write(b'x' * os.fstat(source.fileno()).st_size)\n    else:\n"
-    changing += "        copy(source, target, *args)\nshutil.copyfileobj = changed\n"
-    site.write_text(site.read_text() + changing)
-    assert error(workshop, *BUILD, device.address)["code"] == "ENG111"
+    before = site.read_text()
+    site.write_text(before + CHANGING.replace("ONCE", str(once)))
+    if not once:
+        assert error(workshop, *BUILD, device.address)["code"] == "ENG111"
+        assert len(device.jobs) == 1  # what failed is not known to be the device's
+        site.write_text(before)
+    done = workshop.forge(*BUILD, device.address)
+    assert done.code == 0 and ("once more" in done.err) is once
+    assert len(device.compiled) == 1 and device.jobs == []
+
+
+def test_a_failure_of_this_side_leaves_the_engine_there(workshop, device: Device, monkeypatch) -> None:
+    from trtforge.engines.store import Store
+    from trtforge.errors.engine import StoreFull
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise StoreFull("no room", where="x", why="y", next="z")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "publish", full)
+        assert error(workshop, *BUILD, device.address)["what"] == "no room"
+    assert len(device.jobs) == 1
+    again = workshop.forge(*BUILD, device.address)
+    assert again.code == 0 and "finished" in again.err
+    assert len(device.compiled) == 1 and device.jobs == []
+
+
+def test_each_command_connects_by_itself_where_the_socket_would_have_too_long_a_name(
+    workshop, device: Device, monkeypatch
+) -> None:
+    folder = workshop.root / ("long" * 25)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    done = workshop.forge(*BUILD, device.address)
+    assert done.code == 0, done.err
+    device.stop()
+    shutil.rmtree(workshop.store)
+    found = error(workshop, *BUILD, device.address)
+    assert (found["code"], "connecting again" in found["why"]) == ("DEV104", False)
 
 
 def test_two_options_that_contradict(workshop) -> None:

@@ -89,6 +89,36 @@ def commands_of(device: Device) -> str:
     return "\n".join(found)
 
 
+FLAKY = """\
+#!/bin/sh
+for step in start follow fetch; do
+  case "$*" in *"far $step"*)
+    if [ ! -e "{folder}/lost-$step" ]; then
+      touch "{folder}/lost-$step"
+      echo "{said}" >&2
+      exit 255
+    fi
+  esac
+done
+exec ssh -F "{folder}/ssh_config" "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["Read from remote host orin: Connection timed out", "ssh: connect to host orin port 22: No route to host"],
+)
+def test_however_openssh_says_it(workshop, device: Device, monkeypatch, said: str) -> None:
+    """Words that a device which was never reached gets too; this one had been."""
+    flaky = device.folder / "flaky"
+    flaky.write_text(FLAKY.format(folder=device.folder, said=said))
+    flaky.chmod(0o755)
+    monkeypatch.setenv("TRTFORGE_SSH", str(flaky))
+    done = workshop.forge(*BUILD, device.address)
+    assert done.code == 0, done.err
+    assert done.err.count("connecting again") == 3 and len(device.compiled) == 1
+
+
 def test_a_finished_engine_is_picked_up(workshop, device: Device) -> None:
     """The command is killed; the work there ends; the next command only fetches it."""
     device.gate.touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -30,6 +31,26 @@ def test_the_far_side_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.M
     assert other.state(0) == {"phase": "new", "have": 0}
     with pytest.raises(ValueError, match="not the digest"):
         FarJob("../../etc")
+
+
+def test_who_asks_is_not_taken_for_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from filelock import FileLock
+
+    from trtforge.device.far import FarJob
+
+    monkeypatch.setenv("TRTFORGE_CACHE", str(tmp_path))
+    job = FarJob("0" * 64)
+    assert not job.running()
+    job.folder.mkdir(parents=True)
+    with FileLock(job.lock):
+        assert job.running() and job.clean() == {"phase": "running"}
+    other = os.open(job.lock, os.O_RDONLY)  # another follower, in the middle of asking
+    try:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert not job.running()
+        assert job.clean() == {"phase": "new"} and not job.folder.exists()
+    finally:
+        os.close(other)
 
 
 def test_events_are_json_lines(tmp_path: Path) -> None:

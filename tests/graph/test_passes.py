@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -647,6 +648,41 @@ def test_relu6_as_attributes(parse) -> None:
     )
     result, _ = apply(model, "relu6-to-relu")
     assert ops(result) == ["Relu"] and not result.proto.graph.node[0].attribute
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "opset", "made"),
+    [
+        ("float16", np.float16, 17, "Relu"),
+        ("double", np.float64, 12, "Relu"),
+        ("bfloat16", ml_dtypes.bfloat16, 17, "Relu"),
+        ("int32", np.int32, 14, "Relu"),
+        ("int32", np.int32, 13, "Clip"),
+        ("int64", np.int64, 17, "Clip"),
+        ("uint8", np.uint8, 17, "Clip"),
+    ],
+)
+def test_relu6_of_types_that_relu_takes(parse, kind: str, dtype: type, opset: int, made: str) -> None:
+    text = f'<ir_version: 8, opset_import: ["": {opset}]> g ({kind}[4] x) => ({kind}[4] y) {{ y = Clip(x, low, high) }}'
+    model = parse(text, low=np.asarray(0, dtype), high=np.asarray(6, dtype))
+    result, report = apply(model, "relu6-to-relu")
+    assert ops(result) == [made]
+    if made == "Clip":
+        why = "none of 1 Clip node has the constant bounds 0 and 6, of a type that Relu takes"
+        assert not report.modified and report.reason == why
+
+
+def test_a_clip_of_another_domain_is_no_relu6(parse) -> None:
+    model = parse(
+        """
+        <ir_version: 8, opset_import: ["": 17, "mine": 1]>
+        g (float[4] x) => (float[4] y) { a = Relu(x)  y = mine.Clip(a, low, high) }
+        """,
+        low=np.float32(0),
+        high=np.float32(6),
+    )
+    _, (report,) = run(model, ["relu6-to-relu"])
+    assert not report.modified and report.reason == "the graph has no Clip nodes"
 
 
 def test_every_pass_has_a_page() -> None:

@@ -196,6 +196,9 @@ def test_dla106_missing_scale(check: Any) -> None:
     assert finding.severity == "warning"
     assert not check("DLA106", CONV, X, target=ORIN, scales=["x", "t", "y"])
     assert not check("DLA106", CONV, X, target=ORIN), "not calibrated yet"
+    nameless = "g (float[1, 3, 32, 32] x) => (float[1, 8, 32, 32] y) <float[8, 3, 1, 1] w> { y = Conv(x, w) }"
+    assert check("DLA106", nameless, X, target=ORIN, scales=["x"])
+    assert not check("DLA106", nameless, X, target=ORIN, scales=["x"], quantize={"skip": ["y"]})
     assert not check("DLA106", CONV, X, target=ORIN, scales=["x", "y"], precision="fp16")
     assert not check("DLA106", CONV, X, target="orin-agx-64gb/gpu", scales=["x", "y"])
     assert not check("DLA106", CONV, X, target=ORIN, scales=["x", "t", "y"], quantize={"skip": ["c1"]})

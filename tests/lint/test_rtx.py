@@ -30,6 +30,9 @@ def test_rtx101_is_a_warning_when_it_was_to_be_quantized(check: Any) -> None:
     assert finding.severity == "warning"
     (finding,) = check("RTX101", UP, UP_X, quantize={"conv_transpose": True, "skip": ["up"]})
     assert finding.severity == "hint"
+    nameless = UP.replace("[up] ", "")
+    (finding,) = check("RTX101", nameless, UP_X, quantize={"conv_transpose": True, "skip": ["y"]})
+    assert finding.severity == "hint", "a node without a name goes by its first output"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from trtforge.lint.context import Context
 from trtforge.lint.run import examine, findings
 from trtforge.recipe.models import Engine
 from trtforge.report.placement import PlacementPage, draw_placement, write_placement
+from trtforge.report.placement_graph import draw_graph
 from trtforge.targets.load import get
 
 NETWORK = """<ir_version: 8, opset_import: ["" : 17]>
@@ -108,3 +109,47 @@ def test_equal_placements_give_equal_bytes(context: Context, tmp_path: Path) -> 
         graph = context.model.proto.graph
         write_placement(tmp_path / name, PlacementPage("t", "s", "n", graph, context.placement, []))
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def placed(body: str, inputs: dict[str, list[int]]) -> Context:
+    engine = Engine.model_validate(
+        {
+            "model": {"onnx": "m.onnx"},
+            "inputs": {name: {"shape": shape} for name, shape in inputs.items()},
+            "calibration": {"scales": "s.json"},
+        }
+    )
+    model = Model(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {body}'))
+    return examine(model, engine, get("orin-agx-64gb/dla"), tensorrt="8.6")
+
+
+def test_nodes_of_one_name_have_a_box_each() -> None:
+    weights = f"float[4, 4, 1, 1] w = {{{', '.join(['0'] * 16)}}}"
+    context = placed(
+        f"""g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) <{weights}>
+        {{ [conv] a = Conv(x, w) [relu] b = Relu(a) [s] c = Sigmoid(b) [conv] d = Conv(c, w) [relu] y = Relu(d) }}""",
+        {"x": [1, 4, 8, 8]},
+    )
+    drawn = draw_graph(context.model.proto.graph, context.placement)
+    assert re.findall(r'class="op"[^>]*>([^<]+)', drawn) == ["input", "Conv + Relu", "Sigmoid", "Conv + Relu", "output"]
+
+
+def long_sums(count: int, back: int) -> Context:
+    """Sums of what is right above and of what is ``back`` rows above."""
+    sums = " ".join(f"t{i + 1} = Add(t{i}, t{max(0, i - back)})" for i in range(count))
+    return placed(f"g (float[1, 4, 8, 8] t0) => (float[1, 4, 8, 8] t{count}) {{ {sums} }}", {"t0": [1, 4, 8, 8]})
+
+
+def test_a_page_grows_with_the_network_and_no_faster() -> None:
+    context = long_sums(1000, 40)
+    drawn = draw_graph(context.model.proto.graph, context.placement)
+    assert drawn.count("<g class=") == 1002 and len(drawn) < 1_000_000
+    assert '<p class="note">991 lines that pass more than 8 rows are left out' in drawn
+    assert drawn.count("far above: the line is not drawn") == 991
+    assert drawn.count("<path") == 2 * 1000 - 991
+
+
+def test_long_lines_of_a_small_network_are_drawn() -> None:
+    context = long_sums(100, 40)
+    drawn = draw_graph(context.model.proto.graph, context.placement)
+    assert 'class="note"' not in drawn and "far above" not in drawn

@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def build(
+    context: typer.Context,
     recipe: RecipePath,
     only: Only = None,
     set_: Set = None,
@@ -60,30 +61,14 @@ def build(
     """
     ui = Ui(json=json, quiet=quiet, progress=not no_progress)
     started = time.monotonic()
-    from trtforge.engines import lock
-    from trtforge.errors.usage import OneEngineNeeded, OptionsContradict
-    from trtforge.pipeline.build import KitWish
     from trtforge.pipeline.job import plan
     from trtforge.recipe.load import load
 
-    if on is not None and (kit or out is not None):
-        what = "`--on` finishes the engine on the device; `--kit` and `--out` leave it to you"
-        raise OptionsContradict(what, next="give one of them")
-    wish = KitWish(kit or out is not None, out, keys.signer(sign), not no_samples)
+    _check_options(on, kit, out)
     loaded = load(recipe, overrides=set_ or (), only=only or ())
     jobs = plan(loaded, only=only or (), store=store, locked=locked, progress=ui)
-    if out is not None and len(jobs) != 1:
-        raise OneEngineNeeded(
-            f"`--out` names one file, and there are {len(jobs)} engines",
-            where=shown(recipe),
-            why=", ".join(job.name for job in jobs),
-            next=f"add --only {jobs[0].name}",
-        )
-    pins = lock.lock_path(loaded.path)
-    lock.read(pins)  # a damaged one is said before the work, not after it
-    if locked:
-        for job in jobs:
-            lock.check(pins, loaded.path.name, job.name, lock.Pins.of(job.key_inputs))
+    wish = _wish(context, jobs, on=on, kit=kit, out=out, sign=sign, samples=not no_samples)
+    pins = _pins(loaded.path, jobs, locked)
     outcomes: list[Outcome] = []
     with _builder(on, wish, force, ui) as build_one:
         for job in jobs:
@@ -95,6 +80,58 @@ def build(
     ui.log(f"done in {time.monotonic() - started:.2f} s")
     ui.result("build", {"recipe": str(recipe), "engines": [row(outcome) for outcome in outcomes]})
     _end(ui, recipe, outcomes)
+
+
+def _check_options(on: str | None, kit: bool, out: Path | None) -> None:
+    """Raises OptionsContradict (USE112)."""
+    from trtforge.errors.usage import OptionsContradict
+
+    if on is not None and (kit or out is not None):
+        what = "`--on` finishes the engine on the device; `--kit` and `--out` leave it to you"
+        raise OptionsContradict(what, next="give one of them")
+
+
+def _wish(
+    context: typer.Context,
+    jobs: Sequence[Job],
+    *,
+    on: str | None,
+    kit: bool,
+    out: Path | None,
+    sign: Path | None,
+    samples: bool,
+) -> KitWish:
+    """What is said about kits; the key to sign with is loaded only where there can be one.
+
+    Raises USE100, USE103, ENG135, ENV101.
+    """
+    from trtforge.errors.usage import OneEngineNeeded
+    from trtforge.pipeline.build import KitWish, needs_device
+
+    if out is not None and len(jobs) != 1:
+        raise OneEngineNeeded(
+            f"`--out` names one file, and there are {len(jobs)} engines",
+            where=shown(jobs[0].recipe.path),
+            why=", ".join(job.name for job in jobs),
+            next=f"add --only {jobs[0].name}",
+        )
+    wanted = kit or out is not None
+    if not (wanted or on is not None or any(needs_device(job) for job in jobs)):
+        keys.check_unused(context, "no kit is written: this machine compiles every engine itself")
+        sign = None
+    return KitWish(wanted, out, keys.signer(sign), samples)
+
+
+def _pins(recipe: Path, jobs: Sequence[Job], locked: bool) -> Path:
+    """The lock beside the recipe; with `--locked` nothing differs from it. Raises ENG errors of the lock."""
+    from trtforge.engines import lock
+
+    path = lock.lock_path(recipe)
+    lock.read(path)  # a damaged one is said before the work, not after it
+    if locked:
+        for job in jobs:
+            lock.check(path, recipe.name, job.name, lock.Pins.of(job.key_inputs))
+    return path
 
 
 @contextmanager

@@ -43,6 +43,15 @@ def signer(path: Path | None) -> Signer | None:
     return load_signer(path, passphrase=lambda: _passphrase(path))
 
 
+def check_unused(context: typer.Context, why: str) -> None:
+    """`--sign` was not given, where nothing is signed; a variable is for other commands too. Raises WrongUsage."""
+    from trtforge.errors.usage import WrongUsage
+
+    source = context.get_parameter_source("sign")
+    if source is not None and source.name == "COMMANDLINE":
+        raise WrongUsage("`--sign` has nothing to sign", why=why, next="leave it out, or add --kit")
+
+
 def trusted(path: Path | None) -> Trusted | None:
     """The keys one of which must have signed. Raises ENG135, ENV101."""
     if path is None:

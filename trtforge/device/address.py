@@ -52,7 +52,7 @@ def parse(text: str) -> Address:
         port = parts.port
     except ValueError as error:
         raise _bad(text, str(error)) from error
-    host, user = parts.hostname or "", parts.username
+    host, user = _host(parts.netloc), parts.username
     if parts.scheme != "ssh":
         raise _bad(text, "it does not begin with ssh://")
     if not _HOST.fullmatch(host) or (user is not None and not _USER.fullmatch(user)):
@@ -62,6 +62,12 @@ def parse(text: str) -> Address:
     if parts.query or parts.fragment:
         raise _bad(text, "there is something behind its path")
     return Address(host, user, port, _program(unquote(parts.path)))
+
+
+def _host(netloc: str) -> str:
+    """As it was typed: OpenSSH's configuration tells `MyOrin` from `myorin`, and urlsplit's `hostname` does not."""
+    place = netloc.rpartition("@")[2]
+    return place[1:].partition("]")[0] if place.startswith("[") else place.partition(":")[0]
 
 
 def _program(path: str) -> str:

@@ -6,26 +6,23 @@ later: a kit copied in part is continued, work that goes on is attached to, a fi
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from trtforge import __version__
 from trtforge.backends.base import Availability
 from trtforge.cache import cache_dir
 from trtforge.device.events import Replay
+from trtforge.device.fetch import DAMAGED, check, fetch, odd
 from trtforge.device.link import Link
 from trtforge.digest import sha256_file
 from trtforge.engines.kit import SUFFIX, read_kit
-from trtforge.engines.load import check_files, check_header
-from trtforge.engines.manifest import MANIFEST
-from trtforge.engines.store import EngineVersion, read_version
+from trtforge.engines.store import EngineVersion
 from trtforge.errors.base import TrtforgeError
-from trtforge.errors.device import ConnectionLost, DeviceFailed, FarDiffers, HostUnreachable, NotUnderstood
-from trtforge.files import atomic_open
+from trtforge.errors.device import ConnectionLost, DeviceFailed, FarDiffers, HostUnreachable
 from trtforge.pipeline.build import NO_WISH, KitWish, Outcome, build, newest, republished
 from trtforge.pipeline.finish import DecidedJob, check_device, decided
 from trtforge.pipeline.job import Job
@@ -80,7 +77,7 @@ def _greet(job: Job, link: Link, progress: Progress) -> dict[str, Any]:
         version, availability = there["trtforge"], Availability(**there["availability"])
         sm, tools = there["sm"], dict(there["tools"])
     except (KeyError, TypeError) as error:
-        raise _odd(link, f"its greeting lacks {error}") from error
+        raise odd(link, f"its greeting lacks {error}") from error
     if version != __version__ or "trtforge" not in tools:
         raise FarDiffers(
             "the device has another trtforge",
@@ -104,16 +101,14 @@ def _on_device(
     try:
         _work(name, link, progress)
         with workdir() as folder:
-            version = _persist(link, lambda: _fetch(name, job, link, folder, progress), progress)
-            _check(version, job, link)
+            version = _bring(name, job, link, folder, progress)
             manifest = version.manifest
             names = sorted(manifest.files, key=lambda file: file != manifest.engine_file)
             files = {file: version.path / file for file in names}
             published = job.store.publish(job.name, files, manifest, progress=progress)
-    except (ConnectionLost, HostUnreachable):
-        raise  # what is there is wanted by the next call
-    except TrtforgeError:
-        _clean(name, link, progress)
+    except TrtforgeError as error:
+        if link.says(error):  # whatever else failed, the next call wants what is there
+            _clean(name, link, progress)
         raise
     _clean(name, link, progress)
     _remember(job)
@@ -147,7 +142,7 @@ def _push(name: str, kit: Path, link: Link, force: bool, progress: Progress) -> 
 
     # A kit that arrived changed was thrown away there, and goes once more from its beginning.
     if not _persist(link, push, progress) and not _persist(link, push, progress):
-        raise _odd(link, "the kit arrives changed")
+        raise odd(link, "the kit arrives changed")
     return str(state["phase"])
 
 
@@ -160,6 +155,7 @@ def _work(name: str, link: Link, progress: Progress) -> None:
         if "died" not in ended:
             return
         progress.warn(f"{link.name}: the process died")
+    _clean(name, link, progress)
     raise DeviceFailed(
         "the work on the device died twice",
         where=link.name,
@@ -190,56 +186,38 @@ def _follow(name: str, link: Link, progress: Progress) -> dict[str, Any]:
 
 
 def _ended(value: dict[str, Any], link: Link) -> dict[str, Any]:
-    from trtforge.device.said import far_error
-
     if "error" in value:
-        raise far_error(value["error"], link.address)
+        raise link.told(value["error"])
     return value
 
 
-def _fetch(name: str, job: Job, link: Link, folder: Path, progress: Progress) -> EngineVersion:
-    """Bring the engine here, into a folder like a store's. Raises DEV110, ENG108, ENG109, OSError."""
-    shutil.rmtree(folder / "fetched", ignore_errors=True)
-    with link.content("fetch", name) as (header, stream):
-        try:
-            engine, number = str(header["engine"]), int(header["version"])
-            files = [(str(file["name"]), int(file["size"])) for file in header["files"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise _odd(link, f"what it sends has a header without {error}") from error
-        if engine != job.name or files[0][0] != MANIFEST or any(Path(file).name != file for file, _ in files):
-            raise _odd(link, "what it sends is not the engine that was asked for")
-        place = folder / "fetched" / engine / str(number)
-        with progress.task(f"copying the engine from {link.name} (MiB)", sum(size for _, size in files) >> 20) as task:
-            for file, size in files:
-                with atomic_open(place / file) as target:
-                    for count in _copy(stream, target, size):
-                        task.advance(count >> 20)
-    return read_version(place)
+def _bring(name: str, job: Job, link: Link, folder: Path, progress: Progress) -> EngineVersion:
+    """The engine, here and whole; brought a second time when it came damaged. Raises what `fetch` and `check` do."""
 
+    def bring() -> EngineVersion:
+        version = _persist(link, lambda: fetch(name, job, link, folder, progress), progress)
+        check(version, job, link)
+        return version
 
-def _copy(stream: IO[bytes], target: Any, size: int) -> Iterator[int]:
-    """Copy exactly so many bytes. Raises EOFError when there are fewer."""
-    while size:
-        chunk = stream.read(min(size, 1 << 20))
-        if not chunk:
-            raise EOFError
-        target.write(chunk)
-        size -= len(chunk)
-        yield len(chunk)
-
-
-def _check(version: EngineVersion, job: Job, link: Link) -> None:
-    """The engine is whole, and made of what was sent. Raises DEV110, ENG110, ENG111, ENG113, ENG2xx."""
-    check_files(version)
-    check_header(version)
-    if version.manifest.key != job.key:
-        raise _odd(link, "its engine was made of something else than this recipe, or by other tools than it said")
+    try:
+        return bring()
+    except DAMAGED as error:
+        if link.says(error):
+            raise
+        progress.warn(f"{link.name}: the engine came damaged, fetching it once more: {error.what}")
+    try:
+        return bring()
+    except DAMAGED as error:
+        if not link.says(error):
+            progress.warn(f"{link.name}: the engine stays there; `--force` makes it anew")
+        raise
 
 
 def _clean(name: str, link: Link, progress: Progress) -> None:
     """Remove the job there. A device that cannot be reached now forgets it in a week."""
     try:
-        link.call("clean", name)
+        if link.call("clean", name) == {"phase": "running"}:
+            progress.warn(f"{link.name}: its work folder stays, for work in it goes on")
     except TrtforgeError as error:
         progress.warn(f"{link.name}: its work folder was not removed: {error.what}")
 
@@ -281,15 +259,6 @@ class _Patience:
             why=error.why,
             next="give the same command again when the device can be reached: what goes on there is attached to",
         ) from error
-
-
-def _odd(link: Link, why: str) -> NotUnderstood:
-    return NotUnderstood(
-        "the device gave an answer that is none of trtforge",
-        where=f"{link.name}: {link.address.program}",
-        why=why,
-        next="run the command again; if it stays, finish the kit by hand: trtforge finish KIT",
-    )
 
 
 def _verdict(version: EngineVersion) -> list[str]:

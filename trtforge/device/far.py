@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from trtforge import __version__
 from trtforge.backends import registry
@@ -65,6 +65,7 @@ class FarJob:
         self.name = name
         self.folder = jobs_folder() / name
         self.part, self.kit = self.folder / "kit.part", self.folder / "kit.tar.zst"
+        self.lock = self.folder / ".work.lock"
         self.store = Store(self.folder / "store")
         self.events, self.log, self.end = (self.folder / file for file in ("events.jsonl", "log", "end.json"))
 
@@ -78,15 +79,22 @@ class FarJob:
         return "whole" if self.kit.exists() else "partial" if self.part.exists() else "new"
 
     def running(self) -> bool:
-        """Does a process hold the job's lock?"""
-        if not self.folder.exists():
-            return False
-        lock = self._lock()
+        """Does a process hold the job's lock?
+
+        Asked by a lock that any number may hold at once: those who ask do not take each other for the worker.
+        """
+        import fcntl
+
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
+            asking = os.open(self.lock, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(asking, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
-        lock.release()
+        finally:
+            os.close(asking)
         return False
 
     def state(self, needs: int) -> dict[str, Any]:
@@ -158,7 +166,7 @@ class FarJob:
 
     def work(self) -> None:
         """Finish the kit. How it ends is in `end.json`, unless the process is killed."""
-        with self._lock().acquire(timeout=LOOKED_AT_S), Recorder(self.events) as recorder:
+        with FileLock(self.lock, timeout=LOOKED_AT_S), Recorder(self.events) as recorder:
             try:
                 outcome = finish(self.kit, store=self.store.root, trusted=_policy(), progress=recorder)
                 ended: dict[str, Any] = {"engine": outcome.job.name, "version": outcome.version}
@@ -205,9 +213,6 @@ class FarJob:
         if phase != "running":
             shutil.rmtree(self.folder, ignore_errors=True)
         return {"phase": phase}
-
-    def _lock(self) -> FileLock:
-        return FileLock(self.folder / ".work.lock")
 
 
 def jobs_folder() -> Path:

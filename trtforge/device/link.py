@@ -63,6 +63,8 @@ class Link:
         self._progress = progress
         self._folder = Path(tempfile.mkdtemp(prefix="tf-"))  # short: sockets have short names
         self._master: subprocess.Popen[bytes] | None = None
+        self._met = False
+        self._told: TrtforgeError | None = None
 
     def __enter__(self) -> Link:
         try:
@@ -81,12 +83,21 @@ class Link:
         """The device, for messages."""
         return str(self.address)
 
+    @property
+    def _socket(self) -> Path | None:
+        """Where the connection is shared; None where its path would be too long, so every command connects itself."""
+        socket = self._folder / "ssh"
+        return socket if len(str(socket)) <= LONGEST_SOCKET else None
+
+    def says(self, error: TrtforgeError) -> bool:
+        """Is the error one that the far side told of? Else it is of this side, or of the way."""
+        return error is self._told
+
     def connect(self) -> None:
         """Connect, anew if need be, and wait until commands can be given."""
         self._disconnect()
-        socket = self._folder / "ssh"
-        if len(str(socket)) > LONGEST_SOCKET:
-            return  # every command connects by itself
+        if (socket := self._socket) is None:
+            return
         told = self._folder / "told"
         with told.open("wb") as stream:
             self._master = _start([*self._ssh("yes"), "-N", *self.address.destination], stream)
@@ -94,6 +105,7 @@ class Link:
         while self._master.poll() is None:
             # OpenSSH makes the socket once the user is in.
             if socket.exists():
+                self._met = True
                 return
             if not _terminal() and time.monotonic() - started > PATIENCE_S:
                 raise HostUnreachable(
@@ -136,7 +148,9 @@ class Link:
             if data is not None:
                 _feed(process, data, progress)
             if not _skip_to_mark(process.stdout):
-                raise self._no_answer(process.wait(), told)
+                # Not asked how it ended: it waits for somebody to read what else it says, until it is terminated.
+                raise self._not_understood(f"it says {NOISE >> 10} KiB, and none of it is an answer")
+            self._met = True
             yield process.stdout
         except EOFError as error:
             raise self._ended(process, told) from error
@@ -157,24 +171,23 @@ class Link:
         except ValueError as error:
             raise self._not_understood(line[:200].decode(errors="replace")) from error
         if isinstance(value, dict) and "error" in value:
-            raise far_error(value["error"], self.address)
+            raise self.told(value["error"])
         return value
 
+    def told(self, error: Any) -> TrtforgeError:
+        """The far side's error, as one of this side."""
+        self._told = far_error(error, self.address)
+        return self._told
+
     def _ended(self, process: subprocess.Popen[bytes], told: Path) -> TrtforgeError:
-        """Why a command ended in the middle of its answer: the connection did, or it did."""
+        """Why a command ended without an answer, or in the middle of it: the connection did, or it did."""
         try:
             code = process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             code = LOST
         said = _tail(told)
         if code == LOST:
-            return connection_error(self.address, said, lost=True)
-        return self._not_understood(said or f"the command ended with code {code} in the middle of its answer")
-
-    def _no_answer(self, code: int, told: Path) -> TrtforgeError:
-        said = _tail(told)
-        if code == LOST:
-            return connection_error(self.address, said, lost=True)
+            return connection_error(self.address, said, lost=self._met)
         if code in NOT_FOUND:
             return FarMissing(
                 "trtforge is not on the device",
@@ -189,7 +202,7 @@ class Link:
                 why="it does not know how to finish kits over SSH",
                 next="install the version of this machine there: trtforge --version",
             )
-        return self._not_understood(said or f"the command ended with code {code} and said nothing")
+        return self._not_understood(said or f"the command ended with code {code}, and its answer is not whole")
 
     def _not_understood(self, why: str) -> NotUnderstood:
         return NotUnderstood(
@@ -202,7 +215,8 @@ class Link:
     def _ssh(self, master: str) -> list[str]:
         options = [*OPTIONS, ("ControlMaster", master), ("BatchMode", "no" if _terminal() else "yes")]
         words = [word for name, value in options for word in ("-o", f"{name}={value}")]
-        return [*client(), "-T", "-S", str(self._folder / "ssh"), *words]
+        shared = ["-S", str(self._socket)] if self._socket is not None else ["-o", "ControlPath=none"]
+        return [*client(), "-T", *shared, *words]
 
     def _disconnect(self) -> None:
         if self._master is not None:
@@ -257,8 +271,11 @@ def _close(stream: IO[bytes]) -> None:
 
 
 def _skip_to_mark(stream: IO[bytes]) -> bool:
+    """False where it does not come. Raises EOFError when the command ends before it."""
     seen = 0
-    while seen < NOISE and (line := stream.readline(NOISE)):
+    while seen < NOISE:
+        if not (line := stream.readline(NOISE)):
+            raise EOFError
         if line == MARK:
             return True
         seen += len(line)

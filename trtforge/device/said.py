@@ -19,7 +19,7 @@ from trtforge.errors.device import (
 
 
 def connection_error(address: Address, said: str, *, lost: bool) -> TrtforgeError:
-    """OpenSSH ended by itself. ``said``: its words. ``lost``: the connection had been there."""
+    """OpenSSH ended by itself. ``said``: its words. ``lost``: there had been a connection, so it can come back."""
     why = said.strip().rpartition("\n")[2] or "it ended without a word"
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
         return HostKeyChanged(
@@ -45,12 +45,13 @@ def connection_error(address: Address, said: str, *, lost: bool) -> TrtforgeErro
             why=_first(said, r".*(Permission denied|Too many authentication).*") or why,
             next=f"first make this work: {address.typed}",
         )
-    unreachable = r".*(Could not resolve|Connection refused|timed out|No route|unreachable|Bad port).*"
-    if (line := _first(said, unreachable)) or not lost:
+    # The words are the same for a device that was never reached and for one that a cable no longer leads to.
+    why = _first(said, r".*(Could not resolve|Connection refused|timed out|No route|unreachable|Bad port).*") or why
+    if not lost:
         return HostUnreachable(
             f"no connection to {address}",
             where=str(address),
-            why=line or why,
+            why=why,
             next=f"try: {address.typed}",
         )
     return ConnectionLost(
@@ -73,7 +74,14 @@ def far_error(value: Any, address: Address) -> TrtforgeError:
             why=told.get("what") or str(value)[:200],
             next="report it, with the log above",
         )
-    return kind(told["what"], where=where, why=told["why"], next=told["next"])
+    return kind(told["what"], where=where, why=told["why"], next=_there(told["next"]))
+
+
+def _there(next: str) -> str:
+    """Advice about a variable, which is one of the device: set here, it does nothing there."""
+    if not next.startswith("export TRTFORGE_"):
+        return next
+    return f"on the device, for its logins (/etc/environment there): {next.removeprefix('export ')}"
 
 
 def _first(said: str, pattern: str) -> str:

@@ -6,15 +6,17 @@ One cubin a compute capability, byte for byte the same from the same sources, op
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import trtforge
 from trtforge.cache import cache_dir
-from trtforge.digest import digest_json, sha256_file
+from trtforge.digest import digest_json, sha256_bytes, sha256_file
 from trtforge.errors.backend import KernelNotCompiled
 from trtforge.errors.engine import ForeignGpu
 from trtforge.errors.environment import MissingPackage
@@ -30,6 +32,41 @@ SOC = frozenset({"7.2", "8.7", "10.1", "11.0"})
 INSTALL = "pip install 'trtforge[rtx]'"
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Brought:
+    """Binaries that were compiled elsewhere. ``files``: by name, as `KernelSet.file_name` has it. ``taken``: the
+    digests of those that were used."""
+
+    files: Mapping[str, Path] = field(default_factory=dict)
+    taken: dict[str, str] = field(default_factory=dict)
+
+    def has(self, name: str) -> bool:
+        return name in self.files
+
+    def take(self, name: str) -> bytes:
+        """Raises OSError."""
+        content = self.files[name].read_bytes()
+        self.taken[name] = sha256_bytes(content)
+        return content
+
+
+_BROUGHT: ContextVar[Brought] = ContextVar("brought", default=Brought())  # noqa: B039 - the default has no files to take
+
+
+@contextmanager
+def brought(files: Mapping[str, Path]) -> Iterator[Brought]:
+    """Within, `KernelSet.compile` takes these binaries where NVRTC is missing.
+
+    Nobody here can tell whether a binary is what its sources say. So it serves the one build that it came with, and
+    never goes into the cache, from which every other build would take it.
+    """
+    token = _BROUGHT.set(Brought(files))
+    try:
+        yield _BROUGHT.get()
+    finally:
+        _BROUGHT.reset(token)
 
 
 @dataclass(frozen=True)
@@ -54,20 +91,17 @@ class KernelSet:
     def compile(self, sms: Sequence[str]) -> dict[str, bytes]:
         """Compute capability ("8.0") -> cubin, from trtforge's cache where it was compiled before.
 
-        Where NVRTC is missing, those that a kit brought (`give`). Raises MissingPackage, KernelNotCompiled.
+        Where NVRTC is missing, those of the kit that is being finished (`brought`). Raises MissingPackage,
+        KernelNotCompiled.
         """
         try:
             nvrtc = _Nvrtc(self)
         except MissingPackage:
-            given = {sm: _given(self, sm) for sm in sms}
-            if not all(path.is_file() for path in given.values()):
+            names, there = {sm: self.file_name(sm) for sm in sms}, _BROUGHT.get()
+            if not all(there.has(name) for name in names.values()):
                 raise
-            return {sm: path.read_bytes() for sm, path in given.items()}
+            return {sm: there.take(name) for sm, name in names.items()}
         return {sm: _kept(self, sm, nvrtc) for sm in sms}
-
-    def give(self, sm: str, cubin: bytes) -> None:
-        """Keep a binary of these very sources that was compiled elsewhere. Raises OSError."""
-        write_bytes(_given(self, sm), cubin)
 
     def file_name(self, sm: str) -> str:
         """What the cubin for a compute capability is called beside an engine: `windows.sm80.cubin`."""
@@ -166,11 +200,6 @@ def _kept(kernels: KernelSet, sm: str, nvrtc: _Nvrtc) -> bytes:
     if not path.is_file():
         write_bytes(path, nvrtc.compile(sm))
     return path.read_bytes()
-
-
-def _given(kernels: KernelSet, sm: str) -> Path:
-    digest = digest_json({"sources": kernels.digests(), "options": OPTIONS, "sm": sm})
-    return cache_dir() / "cubins" / "given" / f"{digest}.cubin"
 
 
 def _digest(kernels: KernelSet, sm: str, nvrtc: _Nvrtc) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +36,11 @@ from trtforge.recipe.sources import FetchedModel
 from trtforge.targets.load import get, version_tuple
 
 if TYPE_CHECKING:
-    from trtforge.backends.base import Availability
+    from trtforge.backends.base import Availability, CompileResult
     from trtforge.engines.signature import Trusted
+    from trtforge.kernels.cubins import Brought, KernelSet
     from trtforge.pipeline.kit import Facts
+    from trtforge.pipeline.kit_samples import Kept
     from trtforge.pipeline.prepare import Prepared
 
 
@@ -148,7 +150,7 @@ def decided(key_inputs: Mapping[str, Any], tools: Mapping[str, str]) -> dict[str
 
 
 def check_here(unpacked: Unpacked) -> None:
-    """This machine can finish the kit. Raises KIT101, ENG136, ENG115."""
+    """This machine can finish the kit; nothing is written. Raises KIT101, ENG131, ENG136, ENG115."""
     job = unpacked.job
     check_device(job, job.backend.availability(), compute_capability(), where=str(job.recipe.path))
     _check_plugins(unpacked)
@@ -194,32 +196,54 @@ def _another(where: str, why: str) -> KitForAnotherDevice:
 
 
 def _check_plugins(unpacked: Unpacked) -> None:
-    """Sources of plugins in the kit are those of this trtforge; the binaries of them are kept for the compiler."""
+    """Sources of plugins in the kit are those of this trtforge. Raises KitDamaged, PluginNotHere."""
+    members = _plugin_members(unpacked)
+    binaries = _binaries(unpacked).values()
+    for name, (plugin, file, kernels) in members.items():
+        if unpacked.folder / name in binaries:
+            continue
+        if kernels is None or file not in kernels.sources:
+            why = f"this trtforge does not have {'it' if kernels is None else file}"
+        elif sha256_file(kernels.folder / file) != unpacked.kit.info.members[name].sha256:
+            why = "its source differs"
+        else:
+            continue
+        raise PluginNotHere(
+            f"the plugin {plugin} of the kit is not the one that is here",
+            where=f"{unpacked.job.recipe.path}: {name}",
+            why=why,
+            next="install the trtforge that wrote the kit, or write the kit again with this one",
+        )
+
+
+def _plugin_members(unpacked: Unpacked) -> dict[str, tuple[str, str, KernelSet | None]]:
+    """Members of plugins: name -> plugin, file, and the kernels here. Raises KitDamaged."""
     from trtforge.pipeline.kit import PLUGINS, kernel_sets
 
-    names = [name for name in unpacked.kit.info.members if name.startswith(PLUGINS)]
-    if not names:
-        return
-    sets = kernel_sets({name.split("/")[1] for name in names})
-    for name in names:
-        _, plugin, file = name.split("/")
-        kernels = sets.get(plugin)
-        if kernels is not None and file.endswith(".cubin"):
-            continue
-        if kernels is None or sha256_file(kernels.folder / file) != unpacked.kit.info.members[name].sha256:
-            raise PluginNotHere(
-                f"the plugin {plugin} of the kit is not the one that is here",
-                where=f"{unpacked.job.recipe.path}: {name}",
-                why="this trtforge does not have it" if kernels is None else "its source differs",
-                next="install the trtforge that wrote the kit, or write the kit again with this one",
-            )
-    for plugin, kernels in sets.items():
-        for sm, cubin in kernels.files(unpacked.folder / PLUGINS / plugin).items():
-            kernels.give(sm, cubin.read_bytes())
+    parts = {name: name.split("/") for name in unpacked.kit.info.members if name.startswith(PLUGINS)}
+    if bad := [name for name, words in parts.items() if len(words) != 3]:
+        raise KitDamaged(
+            "the kit is damaged",
+            where=str(unpacked.job.recipe.path),
+            why=f"the member {bad[0]!r} is no file of a plugin, which would be {PLUGINS}NAME/FILE",
+            next="write it again with `trtforge build RECIPE --kit`",
+        )
+    sets = kernel_sets({plugin for _, plugin, _ in parts.values()}) if parts else {}
+    return {name: (plugin, file, sets.get(plugin)) for name, (_, plugin, file) in parts.items()}
+
+
+def _binaries(unpacked: Unpacked) -> dict[str, Path]:
+    """Binaries of kernels in the kit, by file name. Raises KitDamaged."""
+    from trtforge.pipeline.kit import PLUGINS
+
+    sets = {plugin: kernels for plugin, _, kernels in _plugin_members(unpacked).values() if kernels is not None}
+    found = [kernels.files(unpacked.folder / PLUGINS / plugin) for plugin, kernels in sets.items()]
+    return {file.name: file for files in found for file in files.values()}
 
 
 def _finish(unpacked: Unpacked, folder: Path, started: float, progress: Progress) -> Outcome:
-    from trtforge.pipeline import kit_samples, verify
+    from trtforge.kernels.cubins import brought
+    from trtforge.pipeline import kit_samples
     from trtforge.pipeline.kit import ENGINE
 
     job, path = unpacked.job, unpacked.job.recipe.path
@@ -229,16 +253,30 @@ def _finish(unpacked: Unpacked, folder: Path, started: float, progress: Progress
         raise _incomplete(path, str(error)) from error
     prepared = _prepared(unpacked)
     beside = unpacked.folder / ENGINE
-    return produce(
-        job,
-        prepared,
-        folder,
-        probes=samples.probes,
-        beside={file.name: file for file in sorted(beside.iterdir())} if beside.is_dir() else {},
-        measure=lambda result: verify.kept(job, result, samples, progress) or _measured_elsewhere(unpacked.facts),
-        started=started,
-        progress=progress,
-    )
+    with brought(_binaries(unpacked)) as binaries:
+        outcome = produce(
+            job,
+            prepared,
+            folder,
+            probes=samples.probes,
+            beside={file.name: file for file in sorted(beside.iterdir())} if beside.is_dir() else {},
+            measure=lambda result: _verdict(unpacked, result, samples, binaries, progress),
+            started=started,
+            progress=progress,
+        )
+    taken = [f"kernels: {file} is the kit's own ({digest[:12]})" for file, digest in binaries.taken.items()]
+    return replace(outcome, facts=[*outcome.facts, *taken])
+
+
+def _verdict(
+    unpacked: Unpacked, result: CompileResult, samples: Kept, binaries: Brought, progress: Progress
+) -> dict[str, Any] | None:
+    """The verdict on the engine, whose report gets the digests of the kit's binaries in it: nobody here made them."""
+    from trtforge.pipeline import verify
+
+    if binaries.taken:
+        result.report["kernels_of_kit"] = dict(binaries.taken)
+    return verify.kept(unpacked.job, result, samples, progress) or _measured_elsewhere(unpacked.facts)
 
 
 def _measured_elsewhere(facts: Facts) -> dict[str, Any] | None:

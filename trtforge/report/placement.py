@@ -11,6 +11,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from trtforge.files import atomic_open
+from trtforge.lint.nodes import label
 from trtforge.memory import human_bytes
 from trtforge.report.placement_graph import draw_graph
 
@@ -70,8 +71,8 @@ def _loadables(placement: Placement) -> str:
         (
             f"DLA {one.number}",
             str(len(one.nodes)),
-            one.nodes[0].name or one.nodes[0].output[0],
-            one.nodes[-1].name or one.nodes[-1].output[0],
+            label(one.nodes[0]),
+            label(one.nodes[-1]),
             human_bytes(one.weights),
             human_bytes(one.largest),
             human_bytes(one.total),

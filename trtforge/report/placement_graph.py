@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING
@@ -21,6 +21,12 @@ END_WIDTH = 180.0
 MARGIN = 12.0
 LETTERS = 31
 """Letters of a line in a box of this width."""
+
+MOST_PASSED = 20_000
+"""Rows that all lines together may pass; a page takes about a second and two megabytes for them."""
+
+LONG = 8
+"""Of a graph with more, lines that pass more rows than this are left out."""
 
 
 @dataclass
@@ -51,13 +57,16 @@ def draw_graph(graph: GraphProto, placement: Placement) -> str:
     order = _topological(len(boxes), edges)
     rank = {number: at for at, number in enumerate(order)}
     boxes = [boxes[number] for number in order]
-    edges = [(rank[source], rank[target]) for source, target in edges]
+    edges, left_out = _short(len(boxes), [(rank[source], rank[target]) for source, target in edges])
+    for source, target in left_out:
+        boxes[target].facts.append(f"reads {' '.join(boxes[source].lines)}, far above: the line is not drawn")
     drawing = draw(len(boxes), edges, [box.width for box in boxes])
     width, height = drawing.width + 2 * MARGIN, drawing.rows * ROW - (ROW - HEIGHT) + 2 * MARGIN
     parts = [
+        *([f'<p class="note">{_said(len(left_out))}</p>'] if left_out else []),
         f'<svg xmlns="http://www.w3.org/2000/svg" class="graph" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'width="{width:.0f}" style="--whole: {width:.0f}px" role="img" '
-        'aria-label="Graph of the network, coloured by device">'
+        'aria-label="Graph of the network, coloured by device">',
     ]
     for route, (source, target) in zip(drawing.routes, edges, strict=True):
         badges = {boxes[source].badge, boxes[target].badge} - {""}  # inputs and outputs have none
@@ -69,17 +78,37 @@ def draw_graph(graph: GraphProto, placement: Placement) -> str:
     return "\n".join(parts)
 
 
+def _short(count: int, edges: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """The edges to draw, and those to leave out: long ones of a large graph. Every box keeps the one that sets its row.
+
+    Edges lead from lower numbers to higher ones.
+    """
+    rows = [0] * count
+    for source, target in sorted(edges):
+        rows[target] = max(rows[target], rows[source] + 1)
+    passed = [rows[target] - rows[source] - 1 for source, target in edges]
+    most = LONG if sum(passed) > MOST_PASSED else count
+    drawn = [edge for edge, over in zip(edges, passed, strict=True) if over <= most]
+    return drawn, [edge for edge, over in zip(edges, passed, strict=True) if over > most]
+
+
+def _said(count: int) -> str:
+    lines = "One line that passes" if count == 1 else f"{count} lines that pass"
+    are = "is" if count == 1 else "are"
+    return f"{lines} more than {LONG} rows {are} left out; boxes at the lower ends name the upper ones."
+
+
 def _boxes(graph: GraphProto, placement: Placement) -> list[Box]:
     """Inputs, then chains and nodes that are not folded away, then outputs."""
     index = Index(graph)
     through = _passed(placement)
-    chains = {name: number for number, fusion in enumerate(placement.fusions) for name in fusion.nodes}
+    chains = {id(node): number for number, fusion in enumerate(placement.fusions) for node in fusion.nodes}
     boxes = [Box("end", ("input", name), "", [f"input {name}"], [name], width=END_WIDTH) for name in index.inputs]
     open_chains: dict[int, Box] = {}
     for place in placement.places:
         if place.device == "folded":
             continue
-        number = chains.get(place.name)
+        number = chains.get(id(place.node))
         box = open_chains.get(number) if number is not None else None
         if box is None:
             box = Box(_kind(place), (place.node.op_type, place.name), _badge(place), [], [])

@@ -28,6 +28,8 @@ class DlaLayer:
     layer: str = ""
     precisions: tuple[str, ...] = ()
     since: str = "8.0"
+    int8_since: str = ""
+    """The first TensorRT it runs on in INT8, recalled, where that is a later one than ``since``."""
     until: str = ""
     """The last TensorRT the row holds for, where it is known to have changed; later ones: not known."""
     v1: bool = True

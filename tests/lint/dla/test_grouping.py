@@ -90,6 +90,22 @@ def cyclic(sources: list[list[int]], found: list[int | None]) -> bool:
     return bool(needs)
 
 
+def test_the_nodes_of_a_group_are_looked_through_once() -> None:
+    """Each node is read a fixed number of times, however long the network is."""
+    reads = 0
+
+    class Counted(list[int]):
+        def __iter__(self):
+            nonlocal reads
+            reads += 1
+            return super().__iter__()
+
+    count = 2000
+    sources = [Counted(range(max(0, node - 3), node)) for node in range(count)]
+    assert set(convex_groups(sources, [True] * count, [None] * count)) == {0}
+    assert reads <= 4 * count
+
+
 def test_long_networks_are_no_matter() -> None:
     count = 3000
     sources = [[] if node == 0 else [node - 1, max(0, node - 3)] for node in range(count)]

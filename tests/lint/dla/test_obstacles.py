@@ -52,8 +52,15 @@ def graph(node: str, weights: str = "", shape: str = MAP) -> str:
         ("y = Slice(x, b, e, a)", "int64[1] b = {0}, int64[1] e = {4}, int64[1] a = {1}", ""),
         ("y = Slice(x, b, e, a, t)", "int64[1] b = {0}, int64[1] e = {8}, int64[1] a = {2}, int64[1] t = {2}", "steps"),
         ("y = Max(x, c)", "float[1, 8, 1, 1] c", ""),
-        ("y = Pow(x, c)", "float c = {2}", "? NVIDIA's documentation and header disagree"),
-        ("y = Div(x, c)", f"float[16] c = {{{', '.join(map(str, range(1, 17)))}}}", "different constants"),
+        ("y = Add(x, c)", "float[16] c", "spreads `c` of [16] over [1, 8, 16, 16]"),
+        ("y = Add(x, c)", "float[8, 1, 1] c", ""),
+        ("y = Add(x, c)", "float c = {2}", ""),
+        ("y = Add(x, c)", "float[8, 16, 16] c", ""),
+        ('y = Resize<axes = [-2, 3], coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">(x, , f)',
+         "float[2] f = {2, 3}", ""),
+        ("y = Resize<axes = [1, 2]>(x, , f)", "float[2] f = {2, 2}", "scales are 1, 2, 2, 1"),
+        ("y = MatMul(w, x)", "float[4, 16] w", "weights are the left factor"),
+        ("y = MaxPool<kernel_shape = [3, 3], dilations = [2, 1]>(x)", "", "dilation 2"),
         ("y = MaxPool<kernel_shape = [8, 8], pads = [7, 7, 7, 7]>(x)", "", ""),
         ("y = MaxPool<kernel_shape = [9, 9]>(x)", "", "kernel 9"),
         ("y = Conv<pads = [3, 0, 3, 0]>(x, w)", "float[4, 8, 3, 3] w", "not smaller than its kernel"),
@@ -65,7 +72,8 @@ def test_parameters(examined, node: str, weights: str, says: str) -> None:
     shape = "float[8, 8, 1, 1] x" if "Conv(x, r)" in node else MAP
     sizes = [8, 8, 1, 1] if "Conv(x, r)" in node else [1, 8, 16, 16]
     op = re.findall(r"y = (\w+)", node)[0]
-    found = reason(examined(graph(node, weights, shape), {"x": sizes}), op)
+    opset = 18 if "axes = " in node else 17
+    found = reason(examined(graph(node, weights, shape), {"x": sizes}, opset=opset), op)
     assert says in found
     assert bool(says) == bool(found), found
 
@@ -78,6 +86,107 @@ def test_long_deconvolutions(examined, kernel: list[int], stride: list[int], run
     weights = f"float[8, 4, {kernel[0]}, {kernel[1]}] w"
     body = graph(f"y = ConvTranspose<kernel_shape = {kernel}, strides = {stride}>(x, w)", weights)
     assert (reason(examined(body, {"x": [1, 8, 16, 16]}), "ConvTranspose") == "") == runs
+
+
+def test_division_and_power_since_10(examined) -> None:
+    """Documentation and header disagree, and the documentation that has them is of TensorRT 10 (8.6.12 is DRIVE's)."""
+    values = ", ".join(map(str, range(1, 17)))
+    for node, weights, says in (
+        ("y = Pow(x, c)", "float c = {2}", "? NVIDIA's documentation and header disagree"),
+        ("y = Div(x, c)", f"float[16] c = {{{values}}}", "different constants"),
+    ):
+        op = node[4:7]
+        assert says in reason(examined(graph(node, weights), {"x": [1, 8, 16, 16]}, tensorrt="10.3"), op)
+        early = reason(examined(graph(node, weights), {"x": [1, 8, 16, 16]}, tensorrt="8.6.2"), op)
+        assert early == f"the DLA runs {op} from TensorRT 10.0, and this is 8.6.2"
+
+
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        ("y = Conv(x, w)", "its window has one dimension"),
+        ("y = MaxPool<kernel_shape = [100]>(x)", "its window has one dimension"),
+        ("y = AveragePool<kernel_shape = [2]>(x)", "its window has one dimension"),
+        ("y = Relu(x)", "? one of its tensors has fewer than four dimensions"),
+        ("y = Concat<axis = 0>(x, x)", "joins along axis 0 of 3"),
+        ("y = Softmax<axis = 2>(x)", "axis 2 of 3"),
+    ],
+)
+def test_three_dimensions_are_too_few(examined, node: str, says: str) -> None:
+    body = f"g (float[1, 8, 256] x) => (float[a, b, c] y) <float[4, 8, 3] w> {{ {node} }}"
+    found = reason(examined(body, {"x": [1, 8, 256]}), re.findall(r"y = (\w+)", node)[0])
+    assert says in found and found.startswith("?") == says.startswith("?")
+
+
+def test_a_factor_of_three_dimensions_beside_one_of_four_is_a_doubt(examined) -> None:
+    body = f"g ({MAP}, float[8, 1, 1] z) => (float[a, b, c, d] y) {{ y = Mul(x, z) }}"
+    found = reason(examined(body, {"x": [1, 8, 16, 16], "z": [8, 1, 1]}), "Mul")
+    assert found.startswith("? one of its tensors has fewer")
+
+
+def test_gemm_was_seen_on_the_dla_with_two_dimensions(examined) -> None:
+    body = "g (float[1, 8] x) => (float[1, 4] y) <float[8, 4] w> { y = OP(x, w) }"
+    assert reason(examined(body.replace("OP", "Gemm"), {"x": [1, 8]}), "Gemm") == ""
+    assert reason(examined(body.replace("OP", "MatMul"), {"x": [1, 8]}), "MatMul").startswith("? one of its tensors")
+
+
+@pytest.mark.parametrize(
+    ("size", "attributes", "says"),
+    [
+        ([22, 22], "strides = [22, 22]", ""),
+        ([24, 24], "strides = [24, 24]", "its kernel is 24x24"),
+        ([32, 32], "strides = [2, 2]", "its kernel is 32x32"),
+        ([4, 4], "strides = [23, 23]", "its stride is 23x23"),
+        ([24, 8], "strides = [24, 8]", ""),
+        ([2, 2], "strides = [2, 2], output_padding = [0, 0]", ""),
+        ([2, 2], "strides = [2, 2], output_padding = [0, 1]", "its output_padding is [0, 1]"),
+        ([2, 2], 'strides = [2, 2], auto_pad = "SAME_UPPER"', ""),
+        ([3, 3], 'strides = [2, 2], auto_pad = "SAME_UPPER"', "its auto_pad is SAME_UPPER"),
+    ],
+)
+def test_deconvolutions_pad_nothing_and_are_not_square_and_large(
+    examined, size: list[int], attributes: str, says: str
+) -> None:
+    body = graph(f"y = ConvTranspose<{attributes}>(x, w)", f"float[8, 4, {size[0]}, {size[1]}] w")
+    found = reason(examined(body, {"x": [1, 8, 16, 16]}), "ConvTranspose")
+    assert says in found and bool(says) == bool(found)
+
+
+@pytest.mark.parametrize(("op", "opset"), [("Upsample", 9), ("Resize", 10)])
+def test_before_opset_11_every_resize_is_asymmetric(examined, op: str, opset: int) -> None:
+    for mode, says in (("nearest", ""), ("linear", "samples asymmetric")):
+        body = graph(f'y = {op}<mode = "{mode}">(x, f)', "float[4] f = {1, 1, 2, 2}")
+        found = reason(examined(body, {"x": [1, 8, 16, 16]}, opset=opset), op)
+        assert says in found and bool(says) == bool(found)
+
+
+def test_before_opset_13_softmax_takes_all_that_is_behind_its_axis(examined) -> None:
+    for shape, axis, says in (
+        ([1, 10, 8, 8], 1, "all 640 values from axis 1 on"),
+        ([1, 10, 8, 8], 3, ""),
+        ([1, 1000, 1, 1], 1, ""),
+    ):
+        body = graph(f"y = Softmax<axis = {axis}>(x)", "", f"float[{', '.join(map(str, shape))}] x")
+        found = reason(examined(body, {"x": shape}, opset=11), "Softmax")
+        assert says in found and bool(says) == bool(found)
+        assert reason(examined(body, {"x": shape}, opset=13), "Softmax") == ""
+
+
+def test_a_maximum_keeps_its_dimensions(examined) -> None:
+    for keep, says in ((1, ""), (0, "drops the axes")):
+        body = f"g ({MAP}) => (float y) {{ y = ReduceMax<axes = [2, 3], keepdims = {keep}>(x) }}"
+        found = reason(examined(body, {"x": [1, 8, 16, 16]}, tensorrt="10.3"), "ReduceMax")
+        assert says in found and bool(says) == bool(found)
+
+
+def test_a_doubt_hides_no_other_obstacle(examined) -> None:
+    body = graph("y = Pow(x, c)", "float c = {2}", "float[1, 8, 1, 8193] x")
+    assert "8193 long" in reason(examined(body, {"x": [1, 8, 1, 8193]}, tensorrt="10.3"), "Pow")
+
+
+def test_constants_may_be_the_same_for_all_images(examined) -> None:
+    body = graph("y = Mul(x, c)", "float[1, 8, 1, 1] c", "float[2, 8, 16, 16] x")
+    assert reason(examined(body, {"x": [2, 8, 16, 16]}), "Mul") == ""
 
 
 def test_a_slice_may_keep_the_whole_batch(examined) -> None:

@@ -30,7 +30,7 @@ def test_of_two_convolutions_in_front_of_an_add_one_takes_it(examined) -> None:
     body = """g (float[1, 8, 4, 4] x) => (float[1, 8, 4, 4] y) <float[8, 8, 1, 1] w>
     { [a] a = Conv(x, w) [b] b = Conv(x, w) [s] s = Add(a, b) [r] y = Relu(s) }"""
     (fusion,) = examined(body, {"x": [1, 8, 4, 4]}).placement.fusions
-    assert fusion.nodes == ("b", "s", "r")
+    assert [node.name for node in fusion.nodes] == ["b", "s", "r"]
 
 
 def test_a_loadable_is_weighed(examined) -> None:
@@ -72,6 +72,28 @@ def test_a_tensor_without_a_scale_makes_its_layer_fp16(examined) -> None:
     assert [place.name for place in skipped.places if place.precision == "fp16"] == ["c2"]
 
 
+def test_skip_names_a_node_without_a_name_by_its_output(examined) -> None:
+    body = "g (float[1, 8, 4, 4] x) => (float[1, 8, 4, 4] y) <float[8, 8, 1, 1] w> { a = Conv(x, w) y = Conv(a, w) }"
+    placement = examined(body, {"x": [1, 8, 4, 4]}, quantize={"skip": ["y"]}).placement
+    assert [place.precision for place in placement.places] == ["int8", "fp16"]
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "precision", "says"),
+    [
+        ("8.5", "fp16", "in FP16, the DLA runs Split in no other precision before TensorRT 8.6"),
+        ("8.6", "int8", "that it runs in INT8 from TensorRT 8.6 on is recalled: build to know"),
+        ("10.3", "int8", "that it runs in INT8 from TensorRT 8.6 on is recalled: build to know"),
+    ],
+)
+def test_splits_know_int8_since_8_6(examined, tensorrt: str, precision: str, says: str) -> None:
+    body = "g (float[1, 8, 4, 4] x) => (float[1, 4, 4, 4] a, float[1, 4, 4, 4] b) { a, b = Split<axis = 1>(x) }"
+    (place,) = examined(body, {"x": [1, 8, 4, 4]}, tensorrt=tensorrt).placement.places
+    assert (place.precision, place.reason) == (precision, says)
+    half = examined(body, {"x": [1, 8, 4, 4]}, tensorrt="10.3", quantize={"skip": ["a"]}).placement.places[0]
+    assert (half.precision, half.reason) == ("fp16", "")
+
+
 def test_layers_that_know_fp16_only_say_so(examined) -> None:
     body = "g (float[1, 8, 4, 4] x) => (float[1, 8, 4, 4] y) { y = Sigmoid(x) }"
     (place,) = examined(body, {"x": [1, 8, 4, 4]}).placement.places
@@ -96,10 +118,20 @@ def test_it_is_json(examined) -> None:
     written = json.loads(json.dumps(placement.to_json()))
     assert written["loadables"][0]["nodes"] == 9
     assert written["nodes"][0] == {
-        "node": "c1", "op": "Conv", "device": "dla", "loadable": 1, "precision": "int8", "cuts": False, "why": [],
-        "doubts": [],
+        "node": "c1", "output": "c1", "op": "Conv", "device": "dla", "loadable": 1, "precision": "int8", "cuts": False,
+        "why": [], "doubts": [],
     }  # fmt: skip
     assert written["fusions"][1] == ["c2", "a2", "r2"]
+
+
+def test_nodes_of_one_name_are_told_apart(examined) -> None:
+    body = """g (float[1, 8, 4, 4] x) => (float[1, 8, 4, 4] y) <float[8, 8, 1, 1] w>
+    { [conv] a = Conv(x, w) [relu] b = Relu(a) [s] c = Sigmoid(b) [conv] d = Conv(c, w) [relu] y = Relu(d) }"""
+    written = examined(body, {"x": [1, 8, 4, 4]}).placement.to_json()
+    assert written["fusions"] == [["a", "b"], ["d", "y"]]
+    assert [(node["node"], node["output"]) for node in written["nodes"]] == [
+        ("conv", "a"), ("relu", "b"), ("s", "c"), ("conv", "d"), ("relu", "y"),
+    ]  # fmt: skip
 
 
 def test_a_range_of_versions_is_not_judged(examined) -> None:

@@ -124,3 +124,13 @@ def test_the_number_before_a_threshold() -> None:
     for value in np.linspace(0, 1, 1001, dtype=np.float32)[1:]:
         down = np.float32(value - np.float32(np.float32(value * np.float32(STEP)) + np.float32(LEAST)))
         assert down == np.nextafter(value, np.float32(0))
+
+
+def test_the_least_threshold_is_for_scores_above_zero() -> None:
+    from trtforge.plugins.nms.function import LEAST
+
+    boxes = np.array([[[0, 0, 1, 1], [2, 2, 3, 3]]], np.float32)
+    scores = np.array([[[0], [LEAST]]], np.float32)
+    fields = {"score_threshold": LEAST, "iou_threshold": 0.5, "max_output_boxes": 2, "background_class": -1}
+    made = assert_by_loops(Variant(), {"boxes": boxes, "scores": scores}, **fields)
+    assert made[0].tolist() == [[1]] and made[1][0, 0].tolist() == [2, 2, 3, 3]

@@ -171,6 +171,11 @@ BACKGROUND = {"  t = T": "  t0 = T", "(p)": "(p)\n  t = Where(mask, out, t0)"}
             "below a score threshold of 0.007 it also writes boxes under the threshold, and here it is 0.005",
         ),
         (
+            graphs.detector(constants={"least": np.float32(0)}),
+            A100,
+            "below a score threshold of 0.007 it also writes boxes under the threshold, and here it is 0",
+        ),
+        (
             graphs.detector(
                 {**BACKGROUND, "keep, overlap, least)": "keep, overlap)"}, {"mask": np.eye(3, 1, dtype=bool)}
             ),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trtforge.lint.nodes import DEFAULT_DOMAINS, integer, label
+from trtforge.lint.nodes import DEFAULT_DOMAINS, first_output, integer
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -24,11 +24,22 @@ POOLINGS = ("MaxPool", "AveragePool")
 
 @dataclass(frozen=True)
 class Fusion:
-    """``nodes``: labels, the convolution first; ``inside``: tensors that are never stored."""
+    """``nodes``: the convolution first. They are told apart by what they are, as several may have one name."""
 
-    nodes: tuple[str, ...]
-    operators: tuple[str, ...]
-    inside: tuple[str, ...]
+    nodes: tuple[NodeProto, ...]
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        return tuple(node.op_type for node in self.nodes)
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """Tensors that are never stored."""
+        return tuple(node.output[0] for node in self.nodes[:-1])
+
+    def to_json(self) -> list[str]:
+        """The first outputs of its nodes."""
+        return [first_output(node) for node in self.nodes]
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,7 @@ def expected(context: Context, together: Callable[[NodeProto, NodeProto], bool])
             chain = _chain(context, node, taken, together)
             taken.update(map(id, chain))
             if len(chain) > 1:
-                fusions.append(
-                    Fusion(
-                        tuple(map(label, chain)),
-                        tuple(one.op_type for one in chain),
-                        tuple(one.output[0] for one in chain[:-1]),
-                    )
-                )
+                fusions.append(Fusion(tuple(chain)))
     return fusions[::-1]
 
 
@@ -94,7 +99,7 @@ def missed(context: Context, together: Callable[[NodeProto, NodeProto], bool]) -
             fix = "let the others read what comes behind the activation, where that is what the network means"
             found.append(Unfused(node, f"{len(readers)} layers read its output", fix))
         elif len(readers) == 1 and _bounded(context, readers[0], together):
-            fix = "surgery pass relu6-to-relu, before calibration; it changes values"
+            fix = "surgery pass relu6-to-relu, and `verify`: it changes values above 6"
             found.append(Unfused(node, "Clip comes behind it, and only Relu is fused", fix))
         elif operators & set(POOLINGS) and integer(node, "group", 1) != 1:
             found.append(Unfused(node, "it has groups, and a pooling behind it", ""))

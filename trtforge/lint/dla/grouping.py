@@ -37,7 +37,7 @@ class _Groups:
     """Every node is a group at first. Groups are known by one of their nodes."""
 
     def __init__(self, predecessors: Sequence[Sequence[int]]) -> None:
-        self.predecessors = predecessors
+        self.before = [set(sources) for sources in predecessors]
         self.of = list(range(len(predecessors)))
         self.members = [[node] for node in range(len(predecessors))]
         self.kind: list[Hashable | None] = [None] * len(predecessors)
@@ -51,10 +51,14 @@ class _Groups:
             return
         if self._detour(first, second) or self._detour(second, first):
             return
+        if len(self.members[first]) < len(self.members[second]):
+            first, second = second, first
         for node in self.members[second]:
             self.of[node] = first
         self.members[first] += self.members[second]
         self.members[second] = []
+        self.before[first] |= self.before[second]
+        self.before[second] = set()
         self.kind[first] = next(iter(kinds), None)
         self.first[first] = min(self.first[first], self.first[second])
         self.last[first] = max(self.last[first], self.last[second])
@@ -75,4 +79,6 @@ class _Groups:
         return False
 
     def _sources(self, group: int) -> set[int]:
-        return {self.of[source] for node in self.members[group] for source in self.predecessors[node]} - {group}
+        """The groups that a group reads. They are kept, as looking through its nodes each time takes too long."""
+        self.before[group] = {self.of[source] for source in self.before[group]} - {group}
+        return self.before[group]

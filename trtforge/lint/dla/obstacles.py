@@ -44,8 +44,11 @@ def obstacles(context: Context, node: NodeProto) -> Iterator[Obstacle]:
     if operator is not None:
         yield operator
     elif row is not None and volume is None:
-        found = [*of_parameters(context, node, row)] or [*_of_sizes(context, node)]
+        found = [*of_parameters(context, node, row)]
         yield from found
+        if not any(one.certain for one in found):
+            yield from _of_sizes(context, node)
+            yield from _of_ranks(context, node)
 
 
 def _of_operator(context: Context, node: NodeProto, op: str, row: DlaLayer | None) -> Obstacle | None:
@@ -102,6 +105,14 @@ def _of_axes(context: Context, node: NodeProto) -> Obstacle | None:
         why = f"its tensors have {widest} dimensions, the DLA's layers have two spatial ones beside batch and channels"
         return Obstacle("volume", why, fix=fix)
     return None
+
+
+def _of_ranks(context: Context, node: NodeProto) -> Iterator[Obstacle]:
+    """TensorRT makes four dimensions of fewer. Gemm was seen on the DLA with two."""
+    ranks = {context.rank(name) for name in (*node.input, *node.output) if name and name not in context.constants}
+    if node.op_type != "Gemm" and any(rank is not None and rank < 4 for rank in ranks):
+        why = "one of its tensors has fewer than four dimensions: TensorRT adds a Shuffle, which runs on the GPU"
+        yield Obstacle("parameter", why, "observed", fix="export it with four dimensions", certain=False)
 
 
 def _of_sizes(context: Context, node: NodeProto) -> Iterator[Obstacle]:

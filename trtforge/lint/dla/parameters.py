@@ -7,6 +7,7 @@ are not certain, so that they are said and decide nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from typing import TYPE_CHECKING
 
 from trtforge.lint.dla.obstacle import Obstacle
@@ -53,15 +54,19 @@ def _buffer(context: Context, node: NodeProto) -> Iterator[Obstacle]:
 
 
 def _product(context: Context, node: NodeProto) -> Iterator[Obstacle]:
-    if not context.constants.issuperset(node.input[1:2]):
+    left, right = (name in context.constants for name in node.input[:2])
+    if left and not right:
+        why = "its weights are the left factor, the DLA's layer has them on the right"
+        yield Obstacle("parameter", why, fix="a 1x1 Conv with these weights, or factors swapped and transposed")
+    elif not right:
         why = "it multiplies two activations; the DLA needs constant weights"
         yield Obstacle("parameter", why, fix="leave it to the GPU")
 
 
 def _concat(context: Context, node: NodeProto) -> Iterator[Obstacle]:
     rank, axis = context.rank(node.output[0]), integer(node, "axis", 1)
-    if rank is not None and axis % rank != rank - 3:
-        why = f"it joins along axis {axis} of {rank}, the DLA only along channels (third from last)"
+    if rank is not None and (rank != 4 or axis % rank != 1):
+        why = f"it joins along axis {axis} of {rank}, the DLA only along the channels of four"
         yield Obstacle("parameter", why, fix="concatenate along channels")
 
 
@@ -95,6 +100,12 @@ def _softmax(context: Context, node: NodeProto) -> Iterator[Obstacle]:
     if rank != 4 or axis % rank == 0:
         why = f"it normalizes axis {axis} of {rank}, the DLA C, H or W of a 4-D tensor"
         yield Obstacle("parameter", why, fix="leave the scores to the GPU or the CPU")
+        return
+    behind = prod(shape[axis % rank + 1 :])
+    if context.opset < 13 and behind > 1:
+        count = shape[axis % rank] * behind
+        why = f"before opset 13 it normalizes all {count} values from axis {axis} on, the DLA those of one axis"
+        yield Obstacle("parameter", why, fix="export it with opset 13 or later, where one axis is meant")
         return
     length = shape[axis % rank]
     others = max(size for position, size in enumerate(shape[1:], 1) if position != axis % rank)
@@ -176,20 +187,21 @@ def _resize(context: Context, node: NodeProto) -> Iterator[Obstacle]:
     if not whole:
         shown = ", ".join(f"{value:g}" for value in values)
         yield Obstacle("parameter", f"its scales are {shown}, the DLA's 1, 1 and two whole numbers up to {most}")
-    if node.op_type == "Resize":
-        yield from _sampling(node, mode)
+    yield from _sampling(context, node, mode)
 
 
-def _sampling(node: NodeProto, mode: str) -> Iterator[Obstacle]:
-    """Which pixel a pixel comes from; only some pairs exist on the DLA."""
-    centre = _text(node, "coordinate_transformation_mode", "half_pixel")
-    rounding = _text(node, "nearest_mode", "round_prefer_floor")
+def _sampling(context: Context, node: NodeProto, mode: str) -> Iterator[Obstacle]:
+    """Which pixel a pixel comes from; only some pairs exist on the DLA. Before opset 11 there was one only."""
+    early = node.op_type == "Upsample" or context.opset < 11
+    centre = "asymmetric" if early else _text(node, "coordinate_transformation_mode", "half_pixel")
+    rounding = "floor" if early else _text(node, "nearest_mode", "round_prefer_floor")
     known = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
     if mode == "nearest" and (centre, rounding) not in known:
         why = f"it samples {centre}, {rounding}; the DLA asymmetric, floor or half_pixel, round_prefer_floor or _ceil"
         yield Obstacle("parameter", why, fix="export with asymmetric and floor; the same for whole scales")
     elif mode == "linear" and centre != "half_pixel":
-        yield Obstacle("parameter", f"it samples {centre}, the DLA half_pixel", fix="export with half_pixel")
+        fix = f"export with {'opset 11 or later and ' if early else ''}half_pixel"
+        yield Obstacle("parameter", f"it samples {centre}, the DLA half_pixel", fix=fix)
 
 
 def _scales(context: Context, node: NodeProto) -> list[float] | None:
@@ -198,7 +210,14 @@ def _scales(context: Context, node: NodeProto) -> list[float] | None:
         return list(stated.floats)
     position = 2 if node.op_type == "Resize" and context.opset >= 11 else 1
     values = context.values(node.input[position]) if len(node.input) > position and node.input[position] else None
-    return None if values is None else [float(value) for value in values.reshape(-1)]
+    if values is None:
+        return None
+    scales = [float(value) for value in values.reshape(-1)]
+    axes, rank = ints(node, "axes"), context.rank(node.input[0]) or 4
+    if not axes:
+        return scales
+    named = dict(zip((axis % rank for axis in axes), scales, strict=False))
+    return [named.get(axis, 1.0) for axis in range(rank)]
 
 
 def _reduce(context: Context, node: NodeProto) -> Iterator[Obstacle]:
@@ -206,6 +225,9 @@ def _reduce(context: Context, node: NodeProto) -> Iterator[Obstacle]:
     if rank is not None and (rank != 4 or axes is None or any(axis % rank == 0 for axis in axes)):
         shown = "all axes" if axes is None else f"axes {', '.join(map(str, axes))}"
         yield Obstacle("parameter", f"it reduces {shown} of {rank}, the DLA C, H and W of four", "recalled")
+    elif not integer(node, "keepdims", 1):
+        why = "it drops the axes that it reduces, the DLA keeps four dimensions"
+        yield Obstacle("parameter", why, "recalled", fix="keepdims=1, and a view behind it where that is needed")
 
 
 def _comparison(context: Context, node: NodeProto) -> Iterator[Obstacle]:
@@ -228,19 +250,21 @@ def _uniform(context: Context, node: NodeProto) -> Iterator[Obstacle]:
 
 
 def _broadcast(context: Context, node: NodeProto) -> Iterator[Obstacle]:
-    """Two activations: equal shapes, or one value for each channel or image."""
-    tensors = [name for name in node.input if name and name not in context.constants]
-    shapes = [context.shape(name) for name in tensors]
+    """Equal shapes, or one value for each channel or image; constants may be the same for all images."""
     whole = context.shape(node.output[0])
-    if len(shapes) < 2 or whole is None or len(whole) != 4:
+    if whole is None or len(whole) != 4:
         return
-    for name, shape in zip(tensors, shapes, strict=True):
+    for name in node.input:
+        shape = context.shape(name) if name else None
         if shape is None:
             continue
+        constant = name in context.constants
         full = (1,) * (4 - len(shape)) + shape
-        if full not in (whole, (*whole[:2], 1, 1), (whole[0], 1, 1, 1)):
+        batch = whole[0] if constant and full[0] == 1 else full[0]
+        if (batch, *full[1:]) not in (whole, (*whole[:2], 1, 1), (whole[0], 1, 1, 1)):
             why = f"it spreads `{name}` of {list(shape)} over {list(whole)}, the DLA one value an image or channel"
-            yield Obstacle("parameter", why, "recalled")
+            fix = "write the constant out to the size of the map" if constant else ""
+            yield Obstacle("parameter", why, "recalled", fix=fix)
 
 
 def _average(context: Context, node: NodeProto) -> Iterator[Obstacle]:

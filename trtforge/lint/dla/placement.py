@@ -20,9 +20,10 @@ from trtforge.lint.dla.fusions import Fusion, expected
 from trtforge.lint.dla.grouping import convex_groups
 from trtforge.lint.dla.obstacle import Obstacle
 from trtforge.lint.dla.obstacles import IGNORED, obstacles
+from trtforge.lint.dla.precision import precision_of, remark
 from trtforge.lint.dla.sizes import WEIGHTED, Precision, tensor_bytes, weight_bytes
-from trtforge.lint.nodes import label
-from trtforge.targets.dla_layers import READ_FOR, dla_layers
+from trtforge.lint.nodes import first_output, label
+from trtforge.targets.dla_layers import READ_FOR
 from trtforge.targets.load import dla_support, version_tuple
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ READ_UP_TO = (10, 3)
 class NodePlace:
     """``loadable``: its number, from 1. ``precision``: what a DLA node computes in. ``reasons``: all that keeps it off
     the DLA. ``doubts``: what may keep it off, and was not enough to say so. ``cuts``: it lies between DLA nodes.
+    ``remark``: what is to be known of its precision, may be empty.
     """
 
     node: NodeProto
@@ -52,6 +54,7 @@ class NodePlace:
     reasons: tuple[Obstacle, ...] = ()
     doubts: tuple[Obstacle, ...] = ()
     cuts: bool = False
+    remark: str = ""
 
     @property
     def name(self) -> str:
@@ -69,17 +72,13 @@ class NodePlace:
             return "" if self.node.op_type in IGNORED else "known when the engine is built"
         if self.why is not None:
             return self.why.sentence
-        said = [f"may fall back: {doubt.sentence}" for doubt in self.doubts]
-        row = dla_layers().get(self.node.op_type)
-        if self.precision == "fp16" and row is not None and row.precisions == ("fp16",):
-            said.insert(0, f"in FP16, the DLA runs {self.node.op_type} in no other precision")
-        elif row is not None and row.origin == "recalled" and not said:
-            said.append(f"recalled, TensorRT {READ_FOR}: build to know")
-        return "; ".join(said)
+        said = [self.remark] if self.remark else []
+        return "; ".join([*said, *(f"may fall back: {doubt.sentence}" for doubt in self.doubts)])
 
     def to_json(self) -> dict[str, Any]:
         return {
             "node": self.name,
+            "output": first_output(self.node),
             "op": self.node.op_type,
             "device": self.device,
             "loadable": self.loadable,
@@ -161,7 +160,7 @@ class Placement:
             "wanted": self.wanted,
             "nodes": [place.to_json() for place in self.places],
             "loadables": [loadable.to_json() for loadable in self.loadables],
-            "fusions": [list(fusion.nodes) for fusion in self.fusions],
+            "fusions": [fusion.to_json() for fusion in self.fusions],
         }
 
 
@@ -198,22 +197,11 @@ def place(context: Context) -> Placement:
             places.append(NodePlace(node, "folded"))
         elif group is not None:
             precision = precision_of(context, node)
-            places.append(NodePlace(node, "dla", group + 1, precision, doubts=doubts.get(id(node), ())))
+            said = remark(context, node, precision)
+            places.append(NodePlace(node, "dla", group + 1, precision, doubts=doubts.get(id(node), ()), remark=said))
         else:
             places.append(NodePlace(node, fallback, reasons=off[id(node)], cuts=id(node) in cutting))
     return _measured(context, tuple(places), bound, wanted)
-
-
-def precision_of(context: Context, node: NodeProto) -> Precision:
-    """What a node on the DLA computes in: INT8 where the layer can, is not skipped, and all its tensors have scales."""
-    row = dla_layers().get(node.op_type)
-    skipped = node.name in context.engine.quantize.skip
-    if context.engine.precision != "int8" or row is None or "int8" not in row.precisions or skipped:
-        return "fp16"
-    if context.scales is None:
-        return "int8"
-    tensors = [name for name in (*node.input, *node.output) if name and name not in context.constants]
-    return "int8" if all(name in context.scales.ranges for name in tensors) else "fp16"
 
 
 def _unavailable(context: Context) -> Obstacle | None:

@@ -17,16 +17,26 @@ if TYPE_CHECKING:
 LONG = (64, 96, 128)
 """A deconvolution's kernel and stride may be this long along one axis when they are 1 along the other."""
 
+SLOW = (23, 32)
+"""TensorRT keeps deconvolutions with a square kernel or stride from the first to the second off the DLA."""
+
 BANK = 32768
 """Bytes of a bank of the convolution buffer."""
 
 
 def of_window(context: Context, node: NodeProto, row: DlaLayer) -> Iterator[Obstacle]:
-    """Parameters out of the row's ranges, of a layer with two spatial dimensions."""
-    if context.spatial_rank(node) != 2:
-        return
+    """A window that has not two dimensions, or parameters out of the row's ranges."""
     if node.op_type in ("Conv", "ConvTranspose") and node.input[1] not in context.constants:
         yield Obstacle("parameter", "its weights are not constant", row.origin)
+        return
+    rank = context.spatial_rank(node)
+    if rank is None:
+        yield Obstacle("parameter", "how many dimensions its window has is not known", row.origin, certain=False)
+        return
+    if rank != 2:
+        size = "one dimension" if rank == 1 else f"{rank} dimensions"
+        why = f"its window has {size}, the DLA's two"
+        yield Obstacle("parameter", why, row.origin, fix="export it with a height of 1")
         return
     kernel = _kernel(context, node)
     strides = ints(node, "strides") or (1, 1)
@@ -40,6 +50,26 @@ def of_window(context: Context, node: NodeProto, row: DlaLayer) -> Iterator[Obst
     pads = ints(node, "pads")
     if node.op_type == "Conv" and any(pad >= size for pad, size in zip(pads, kernel * 2, strict=False)):
         yield Obstacle("parameter", f"its padding {list(pads)} is not smaller than its kernel", row.origin)
+    if node.op_type == "ConvTranspose":
+        yield from _of_deconvolution(node, row, kernel, strides)
+
+
+def _of_deconvolution(
+    node: NodeProto, row: DlaLayer, kernel: tuple[int, ...], strides: tuple[int, ...]
+) -> Iterator[Obstacle]:
+    for name, sizes in (("kernel", kernel), ("stride", strides)):
+        if len(set(sizes)) == 1 and SLOW[0] <= sizes[0] <= SLOW[1]:
+            why = f"its {name} is {sizes[0]}x{sizes[0]}, the DLA gets no square ones of {SLOW[0]} to {SLOW[1]}"
+            yield Obstacle("parameter", why, row.origin, fix=f"two deconvolutions, or a {name} up to {SLOW[0] - 1}")
+            break
+    more, padded = ints(node, "output_padding"), attribute(node, "auto_pad")
+    fix = "export it without, with a kernel that is as large as the stride"
+    if any(more):
+        why = f"its output_padding is {list(more)}, the DLA's deconvolution pads nothing"
+        yield Obstacle("parameter", why, row.origin, fix=fix)
+    elif padded is not None and padded.s.startswith(b"SAME") and kernel != strides:
+        why = f"its auto_pad is {padded.s.decode()}, the DLA's deconvolution pads nothing"
+        yield Obstacle("parameter", why, row.origin, fix=fix)
 
 
 def _is_long(kernel: tuple[int, ...]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trtforge.lint.nodes import place
+from trtforge.lint.nodes import label, place
 from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ConvTransposeFloat(Rule):
             return
         asked = context.engine.quantize.conv_transpose
         for node in context.of("ConvTranspose"):
-            if asked and node.name not in context.engine.quantize.skip:
+            if asked and label(node) not in context.engine.quantize.skip:
                 message = "is to be quantized, but TensorRT-RTX runs it in floating point"
                 yield self.finding(place(node), message, "set quantize.conv_transpose to false", severity="warning")
             else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trtforge.lint.dla.precision import may_be_int8
 from trtforge.lint.rule import Finding, Rule, some
-from trtforge.targets.dla_layers import dla_layers
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context
@@ -49,8 +49,7 @@ def missing_scales(context: Context) -> list[str]:
     ranges = context.scales.ranges if context.scales is not None else {}
     missing: dict[str, None] = {}
     for node in context.active_nodes:
-        row = dla_layers().get(node.op_type)
-        if row is None or "int8" not in row.precisions or node.name in context.engine.quantize.skip:
+        if not may_be_int8(context, node):
             continue
         for name in (*node.input, *node.output):
             if name and name not in ranges and name not in context.constants and _is_float(context, name):

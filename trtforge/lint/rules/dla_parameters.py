@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class DlaParameters(Rule):
     """What it does
         Checks each layer against what the DLA takes of its kind: kernel, padding, stride, dilation and groups of
-        windows, the axis of Concat, Softmax and Slice, the bounds of Clip, the scales of Resize, four dimensions before
-        and behind a Reshape, constant weights of a matrix product, sizes up to 8192.
+        windows of two dimensions, the axis of Concat, Softmax and Slice, the bounds of Clip, the scales of Resize and
+        which pixels it reads, how sums and products spread, four dimensions, constant weights of a matrix product on
+        its right, sizes up to 8192.
 
     Why it matters
         One value out of range sends the layer to the GPU, silently with GPU fallback, and splits the network there.
@@ -30,7 +31,8 @@ class DlaParameters(Rule):
         ConvTranspose: kernel equal to stride and no padding. Large pooling: two smaller ones, or a strided convolution.
         Concat: along channels. Flatten and Gemm: the surgery pass `fc-as-conv`. The ranges were read for TensorRT 8.2
         to 10.3; each finding says whether its figure is documented, observed in a build log, or recalled. A hint that
-        begins "may go to the GPU" decides nothing: there NVIDIA's own sources disagree, or were written for Xavier.
+        begins "may go to the GPU" decides nothing: there NVIDIA's own sources disagree, or were written for Xavier, or
+        a tensor has fewer than four dimensions, and the GPU gets at least the Shuffle that TensorRT adds.
     """
 
     code = "DLA105"

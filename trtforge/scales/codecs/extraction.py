@@ -14,6 +14,10 @@ Array = np.ndarray[Any, Any]
 NOTE = "qdq_asymmetric"
 """Key of the note that lists tensors whose range was asymmetric: their symmetric scale is a new one."""
 
+CLIPPED_INPUTS = "qdq_clipped_inputs"
+"""Key of the note that lists inputs of the graph whose negative values the quantized model cut off, and the plain one
+does not."""
+
 OnConflict = Literal["refuse", "widest"]
 Read = tuple[str, int]
 """(first output of a node of the plain graph, position of one of its inputs)"""
@@ -44,7 +48,8 @@ class Extraction:
 
     ``reads``: the inputs of the plain graph's nodes that came through a DequantizeLinear; ``outputs``: the graph
     outputs that did. ``conflicts``: tensors that had several scales, of which ``table`` has the widest. ``relus``: what
-    the ReLUs make that were hidden in zero points and are nodes of ``model``.
+    the ReLUs make that were hidden in zero points and are nodes of ``model``. ``clipped_inputs``: inputs of the graph
+    that a zero point clips below zero; there is no node for these.
     """
 
     model: Model
@@ -54,6 +59,7 @@ class Extraction:
     weights: tuple[QuantizedWeight, ...]
     conflicts: tuple[Conflict, ...]
     relus: tuple[str, ...] = ()
+    clipped_inputs: tuple[str, ...] = ()
 
     @property
     def asymmetric(self) -> tuple[str, ...]:

@@ -7,10 +7,13 @@ negative values itself. Symmetric INT8 does not, so a plain graph without the no
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from onnx import GraphProto, NodeProto, helper
 
 from trtforge.graph.index import Index, fresh_name
+from trtforge.graph.model import Model
+from trtforge.graph.weights import SMALL, nbytes, read_tensor
 from trtforge.scales.codecs.extraction import Read
 
 _NOT_NEGATIVE = ("Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt")
@@ -37,50 +40,79 @@ _KEEP_SIGN = (
 """Operators whose results are not negative where the tensors they read are not; Concat reads several."""
 
 
+@dataclass(frozen=True)
+class _Edit:
+    """A Relu from ``source`` to ``result`` behind what makes ``tensor``; one of the two has that name.
+
+    ``readers``: nodes, and their inputs, that read the result.
+    """
+
+    tensor: str
+    source: str
+    result: str
+    readers: tuple[tuple[NodeProto, int], ...]
+
+    def relu(self) -> NodeProto:
+        return helper.make_node("Relu", [self.source], [self.result], name=f"{self.tensor}_Relu")
+
+
 def restore_relus(
-    graph: GraphProto, clipped: Iterable[str], reads: set[Read], outputs: frozenset[str]
+    model: Model, clipped: Iterable[str], reads: set[Read], outputs: frozenset[str]
 ) -> tuple[dict[str, str], set[Read]]:
-    """Put a Relu behind each of ``clipped`` that may be negative, in place.
+    """Put a Relu behind each of ``clipped`` that may be negative, in place. Inputs of the graph are left alone.
 
     Args:
-        clipped: tensors of the plain graph whose quantized range begins at zero.
+        model: the plain model, of which scalars can be read.
+        clipped: its tensors whose quantized range begins at zero.
         reads, outputs: node inputs and graph outputs that came through a DequantizeLinear; only these get the result.
 
     Returns the tensor that each Relu makes, by the one it was put behind (the same name, where everything read it
     quantized: then what the node before it makes is called ``<name>_unclipped``), and ``reads`` under the new names.
+    Raises as ``read_tensor`` does, for the bound of a Clip.
     """
-    wanted = set(clipped)
-    first = Index(graph)
-    signed = [name for name in first.producers if name in wanted and not _not_negative(name, first, wanted)]
-    taken = first.names()
-    made: dict[str, str] = {}
-    for name in signed:
-        made[name], reads = _restore(graph, name, reads, outputs, taken)
-    return made, reads
-
-
-def _restore(
-    graph: GraphProto, name: str, reads: set[Read], outputs: frozenset[str], taken: set[str]
-) -> tuple[str, set[Read]]:
-    """One Relu behind the tensor ``name``; its result and the reads, as above."""
+    graph, wanted = model.proto.graph, set(clipped)
     index = Index(graph)
-    producer = index.producers[name]
-    old_key = _key(producer)
+    signed = [name for name in index.producers if name in wanted and not _not_negative(name, model, index, wanted)]
+    taken = index.names()
+    edits = [_edit(name, index, reads, outputs, taken) for name in signed]
+    renamed = _rename(edits, index)
+    _write(graph, {edit.source: edit for edit in edits})
+    made = {edit.tensor: edit.result for edit in edits}
+    return made, {(renamed.get(output, output), slot) for output, slot in reads}
+
+
+def _edit(name: str, index: Index, reads: set[Read], outputs: frozenset[str], taken: set[str]) -> _Edit:
     readers = index.consumers_of(name)
     places = [(reader, slot) for reader in readers for slot, read in enumerate(reader.input) if read == name]
-    quantized = [(reader, slot) for reader, slot in places if (_key(reader), slot) in reads]
-    alone = len(quantized) == len(places) and (name not in index.outputs or name in outputs)
-    if alone:
-        source, result = fresh_name(f"{name}_unclipped", taken), name
-        producer.output[list(producer.output).index(name)] = source
-    else:
-        source, result = name, fresh_name(f"{name}_Relu", taken)
-        for reader, slot in quantized:
-            reader.input[slot] = result
-    key = _key(producer)
-    position = next(place for place, node in enumerate(graph.node) if source in node.output)
-    graph.node.insert(position + 1, helper.make_node("Relu", [source], [result], name=f"{name}_Relu"))
-    return result, {(key if output == old_key else output, slot) for output, slot in reads}
+    quantized = tuple((reader, slot) for reader, slot in places if (_key(reader), slot) in reads)
+    if len(quantized) == len(places) and (name not in index.outputs or name in outputs):
+        return _Edit(name, fresh_name(f"{name}_unclipped", taken), name, ())
+    return _Edit(name, name, fresh_name(f"{name}_Relu", taken), quantized)
+
+
+def _rename(edits: list[_Edit], index: Index) -> dict[str, str]:
+    """Give nodes around the Relus the new names to read and to make; returns those by which a Read calls a node."""
+    renamed = {}
+    for edit in edits:
+        producer = index.producers[edit.tensor]
+        if _key(producer) == edit.tensor:
+            renamed[edit.tensor] = edit.source
+        producer.output[list(producer.output).index(edit.tensor)] = edit.source
+        for reader, slot in edit.readers:
+            reader.input[slot] = edit.result
+    return renamed
+
+
+def _write(graph: GraphProto, edits: dict[str, _Edit]) -> None:
+    """The graph's nodes with each Relu behind the node that makes what it reads."""
+    if not edits:
+        return
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        behind = [edits[name] for name in node.output if name in edits]
+        nodes += [node, *(edit.relu() for edit in behind)]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _key(node: NodeProto) -> str:
@@ -88,9 +120,9 @@ def _key(node: NodeProto) -> str:
     return next(filter(None, node.output), "")
 
 
-def _not_negative(name: str, index: Index, clipped: set[str]) -> bool:
+def _not_negative(name: str, model: Model, index: Index, clipped: set[str]) -> bool:
     """Is no value of the tensor negative, by what makes it? An input of the graph is not looked into."""
-    pending = [name]
+    pending, seen = [name], {name}
     while pending:
         current = pending.pop()
         node = index.producer(current)
@@ -99,7 +131,22 @@ def _not_negative(name: str, index: Index, clipped: set[str]) -> bool:
         if node is None:
             return False
         if node.op_type in _KEEP_SIGN:
-            pending.extend(node.input if node.op_type == "Concat" else node.input[:1])
-        elif node.op_type not in _NOT_NEGATIVE:
+            sources = node.input if node.op_type == "Concat" else node.input[:1]
+            pending.extend(source for source in sources if source not in seen)
+            seen.update(sources)
+        elif node.op_type not in _NOT_NEGATIVE and not _clips_negative(node, model, index):
             return False
     return True
+
+
+def _clips_negative(node: NodeProto, model: Model, index: Index) -> bool:
+    """Is it a Clip with a constant lower bound of 0 or more?"""
+    if node.op_type != "Clip":
+        return False
+    for attribute in node.attribute:  # before opset 11
+        if attribute.name == "min":
+            return bool(attribute.f >= 0)
+    bound = index.constant(node.input[1]) if len(node.input) > 1 else None
+    if bound is None or nbytes(bound) > SMALL:
+        return False
+    return bool((read_tensor(model, bound) >= 0).all())

@@ -17,7 +17,15 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from trtforge.graph.index import Index, subgraphs
 from trtforge.graph.model import Model
 from trtforge.graph.weights import Parked, park, read_tensor
-from trtforge.scales.codecs.extraction import NOTE, Conflict, Extraction, OnConflict, QuantizedWeight, Read
+from trtforge.scales.codecs.extraction import (
+    CLIPPED_INPUTS,
+    NOTE,
+    Conflict,
+    Extraction,
+    OnConflict,
+    QuantizedWeight,
+    Read,
+)
 from trtforge.scales.codecs.hidden_relu import restore_relus
 from trtforge.scales.codecs.placement import label
 from trtforge.scales.codecs.prune import drop_unused_constants
@@ -51,7 +59,7 @@ def extract(model: Model) -> tuple[Model, ScaleTable]:
     symmetric range is the one in the graph, bit for bit. Weights that were stored in INT8 come back as what they
     dequantize to; float weights behind a Q/DQ pair come back unchanged. An asymmetric pair (onnxruntime's default)
     yields its range, and the tensor is listed in the table's notes; a ReLU that its zero point stood for is a node
-    again.
+    again. Not so at an input of the graph, where no quantizer drops one: the notes list the inputs that were clipped.
 
     Raises:
         QdqNotPlain: no Q/DQ at all, or a form that has no counterpart in a ScaleTable; the message names the node.
@@ -87,17 +95,21 @@ def take_apart(model: Model, on_conflict: OnConflict = "refuse") -> Extraction:
         for slot, name in enumerate(node.output):
             node.output[slot] = renamed.get(name, name)
         reads |= {(next(filter(None, node.output), ""), slot) for slot in through}
-    outputs = frozenset(name for name in reader.alias if name in {value.name for value in graph.output})
+    given = {value.name for value in graph.output}
+    outputs = frozenset(name for name in reader.alias if name in given)
     del graph.node[:]
     graph.node.extend(kept)
     clipped = (renamed.get(name, name) for name in reader.clipped)
-    relus, reads = restore_relus(graph, clipped, reads, outputs)
+    relus, reads = restore_relus(Model(skeleton, model.folder), clipped, reads, outputs)
     drop_unused_constants(skeleton)
     _drop_stale_types(graph)
     parked.restore(skeleton)
-    names = {name: relus.get(renamed.get(name, name), renamed.get(name, name)) for name in reader.ranges()}
-    ranges = {names[name]: seen for name, seen in reader.ranges().items()}
-    notes = {NOTE: [names[name] for name in reader.asymmetric]} if reader.asymmetric else {}
+    found = reader.ranges()
+    names = {name: relus.get(renamed.get(name, name), renamed.get(name, name)) for name in found}
+    ranges = {names[name]: seen for name, seen in found.items()}
+    inputs = reader.clipped_inputs()
+    listed = {NOTE: [names[name] for name in reader.asymmetric], CLIPPED_INPUTS: inputs}
+    notes = {note: tensors for note, tensors in listed.items() if tensors}
     return Extraction(
         Model(skeleton, model.folder),
         ScaleTable(ranges, notes=notes),
@@ -106,6 +118,7 @@ def take_apart(model: Model, on_conflict: OnConflict = "refuse") -> Extraction:
         tuple(reader.weights.values()),
         conflicts,
         tuple(relus.values()),
+        tuple(inputs),
     )
 
 
@@ -122,7 +135,7 @@ class _Reader:
         self._restored: dict[tuple[str, ...], str] = {}
         self.alias: dict[str, str] = {}
         self.weights: dict[str, QuantizedWeight] = {}
-        self.asymmetric: list[str] = []
+        self.asymmetric: dict[str, None] = {}  # in the order of the graph
         self.clipped: set[str] = set()
         self._seen: dict[str, dict[TensorRange, str]] = {}  # tensor -> its ranges -> the first node of each
 
@@ -144,6 +157,10 @@ class _Reader:
     def ranges(self) -> dict[str, TensorRange]:
         """One range a tensor: the widest that the model gives it."""
         return {tensor: max(seen, key=_amax) for tensor, seen in self._seen.items()}
+
+    def clipped_inputs(self) -> list[str]:
+        """Inputs of the graph whose negative values a zero point cuts off."""
+        return [name for name in self._index.inputs if name in self.clipped]
 
     def conflicts(self) -> tuple[Conflict, ...]:
         found = []
@@ -205,8 +222,8 @@ class _Reader:
         self._seen.setdefault(tensor, {}).setdefault(seen, label(node))
         if zero == limits.min:
             self.clipped.add(tensor)
-        if not symmetric and tensor not in self.asymmetric:
-            self.asymmetric.append(tensor)
+        if not symmetric:
+            self.asymmetric[tensor] = None
 
     def _add_weight(self, tensor: str, params: _Params, stored: np.dtype[Any]) -> None:
         if stored.kind not in "iu" or stored.itemsize != 1:
@@ -228,7 +245,7 @@ class _Reader:
         if axis is not None and (axis >= values.ndim or values.shape[axis] != params.scale.size):
             raise not_plain(node, f"{params.scale.size} scales do not fit axis {axis} of shape {list(values.shape)}")
         scale, zero = (along(part, axis, values.ndim) for part in (params.scale, params.zero))
-        restored = (values.astype(np.int32) - zero.astype(np.int32)).astype(scale.dtype) * scale
+        restored = _dequantized(node, values, scale, zero)
         name = self._restored[key] = self._float_name(node)
         self._graph.initializer.append(numpy_helper.from_array(restored, name))
         self._add_weight(name, params, values.dtype)
@@ -298,6 +315,21 @@ class _Reader:
             else:
                 nodes.append(helper.make_node("Identity", [source], [output], name=f"{output}_Identity"))
         return renamed
+
+
+def _dequantized(node: NodeProto, values: Array, scale: Array, zero: Array) -> Array:
+    """In the type of the scale, and computed in float32: the integers of a bias are beyond what a half holds.
+
+    Raises QdqNotPlain where the products are beyond it too.
+    """
+    wide = (values.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * scale.astype(np.float32)
+    with np.errstate(over="ignore"):
+        stored = wide.astype(scale.dtype)
+    if not np.isfinite(stored).all():
+        largest = np.abs(wide).max()
+        why = f"it dequantizes to numbers up to {largest:g}, and {scale.dtype.name} does not hold them"
+        raise not_plain(node, why, next="export it with scales in float32, or start from the float model")
+    return np.asarray(stored)
 
 
 def _is_linear(node: NodeProto) -> bool:
