@@ -4,8 +4,7 @@
     python recipes/ssd_mobilenet/make.py vladmandic-face-api-1.7.15.tgz [--out faces.onnx]
 
 The package (MIT, Vladimir Mandic) holds the network of TensorFlow's Object Detection API for 512 by 512 pixels, its
-weights as bytes with a scale and a minimum each. A URL may
-stand in place of the file: https://registry.npmjs.org/@vladmandic/face-api/-/face-api-1.7.15.tgz
+weights as bytes with a scale and a minimum each. A URL of it may stand in place of the file.
 """
 
 from __future__ import annotations
