@@ -109,11 +109,35 @@ class Test_lowering:
 
     def test_a_network_that_says_its_types_says_those_of_its_inputs(self, asked: Any) -> None:
         shape = asked("a30").engine.inputs["x"].shape
+        for change, place in (
+            ({"inputs": {"x": InputSpec(shape=shape, dtype="float16")}}, "inputs.x.dtype: float16"),
+            ({"outputs": {"y": OutputSpec(dtype="int8")}}, "outputs.y.dtype: int8"),
+        ):
+            request = asked("a30", **change)
+            with pytest.raises(NotOffered) as caught:
+                lower(request, documented("11.4.1"), "11.4.1")
+            assert caught.value.what == f"`{place}` cannot be had of this build"
+            assert lower(request, documented("10.3"), "10.3.0").precision == "int8"
+
+    def test_an_int8_input_is_quantized_by_the_caller(self, asked: Any, residual: Any) -> None:
+        """By the scale that the graph would use: to the last bit the same, as onnxruntime computes both."""
+        from trtforge.ort import import_onnxruntime, open_session, session_options
+
+        shape = asked("a30").engine.inputs["x"].shape
         request = asked("a30", inputs={"x": InputSpec(shape=shape, dtype="int8")})
-        with pytest.raises(NotOffered) as caught:
-            lower(request, documented("11.4.1"), "11.4.1")
-        assert caught.value.what == "`inputs.x.dtype: int8` cannot be had of this build"
-        assert lower(request, documented("10.3"), "10.3.0").precision == "int8"
+        inside = lower(asked("a30"), documented("11.4.1"), "11.4.1").model
+        outside = lower(request, documented("11.4.1"), "11.4.1").model
+        assert outside.proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT8
+        kinds = [[node.op_type for node in model.proto.graph.node] for model in (inside, outside)]
+        assert kinds[1].count("QuantizeLinear") < kinds[0].count("QuantizeLinear")
+        exact = session_options()
+        exact.graph_optimization_level = import_onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+        x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        scale = np.float32(request.scales.ranges["x"].usable_scale)
+        q = np.clip(np.rint(x / scale), -128, 127).astype(np.int8)
+        want = open_session(inside.proto, None, exact).run(None, {"x": x})[0]
+        got = open_session(outside.proto, None, exact).run(None, {"x": q})[0]
+        np.testing.assert_array_equal(got, want)
 
     def test_open_sizes_stay_open(self, asked: Any) -> None:
         shape = asked("a30").engine.inputs["x"].shape

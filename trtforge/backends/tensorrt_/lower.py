@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from trtforge.backends.nvidia.features import Features
+from trtforge.backends.tensorrt_.int8_inputs import quantized_outside
 from trtforge.errors.native import NotOffered
 from trtforge.graph.shapes import freeze_inputs
 from trtforge.scales.codecs.qdq import insert
@@ -53,23 +54,41 @@ def lower(request: CompileRequest, known: Features, release: str) -> Lowered:
         skip = request.engine.quantize.skip if precision == "int8" else ()
         return Lowered(model, precision, _cache(request, release), skip)
     if precision == "int8" and request.scales is not None:
-        model = insert(model, request.scales, request.engine.quantize)[0]
+        model = _int8_inputs(request, insert(model, request.scales, request.engine.quantize)[0])
     return Lowered(_half(model, precision), "typed", None, ())
 
 
 def _check_borders(request: CompileRequest, release: str) -> None:
-    """A network that says its types says those of its inputs and outputs too. Raises NotOffered."""
-    engine = request.engine
-    kinds = {**{f"inputs.{name}": spec.dtype for name, spec in engine.inputs.items()},
-             **{f"outputs.{name}": spec.dtype for name, spec in engine.outputs.items()}}  # fmt: skip
-    for place, dtype in kinds.items():
+    """A network that says its types says those of its inputs and outputs too; INT8 inputs alone can be had of it.
+
+    Raises NotOffered.
+    """
+    engine, int8 = request.engine, request.engine.precision == "int8"
+    inputs = {f"inputs.{name}": spec.dtype for name, spec in engine.inputs.items() if spec.dtype != "int8" or not int8}
+    outputs = {f"outputs.{name}": spec.dtype for name, spec in engine.outputs.items()}
+    for place, dtype in (inputs | outputs).items():
         if dtype in ("int8", "float16"):
-            raise NotOffered(
-                f"`{place}.dtype: {dtype}` cannot be had of this build",
-                where=f"target {request.target.key}",
-                why=f"TensorRT {release} computes in the types of the graph here, and the graph's inputs are floats",
-                next=f"drop `{place}.dtype`; TensorRT through 10, without plugins of ours, takes it",
-            )
+            why = f"TensorRT {release} computes in the types of the graph here, and the graph says float32 there"
+            raise _not_offered(request, place, dtype, why)
+
+
+def _int8_inputs(request: CompileRequest, model: Model) -> Model:
+    """The Q/DQ graph with the recipe's INT8 inputs. Raises NotOffered."""
+    for name, spec in request.engine.inputs.items():
+        if spec.dtype == "int8":
+            model, why = quantized_outside(model, [name])
+            if why:
+                raise _not_offered(request, f"inputs.{name}", spec.dtype, why)
+    return model
+
+
+def _not_offered(request: CompileRequest, place: str, dtype: str, why: str) -> NotOffered:
+    return NotOffered(
+        f"`{place}.dtype: {dtype}` cannot be had of this build",
+        where=f"target {request.target.key}",
+        why=why,
+        next=f"drop `{place}.dtype`; TensorRT through 10, without plugins of ours, takes it",
+    )
 
 
 def uses_ours(request: CompileRequest) -> bool:
@@ -84,6 +103,7 @@ def _with_ours(request: CompileRequest) -> Lowered:
     if request.engine.precision == "int8" and request.scales is not None:
         graph = insert(graph, request.scales, request.engine.quantize)[0]
     graph, lowered = apply(source, graph, request.plugins, request.situation)
+    graph = _int8_inputs(request, graph)
     return Lowered(_half(graph, request.engine.precision), "typed", None, (), tuple(lowered))
 
 
