@@ -34,7 +34,7 @@ class NmsRule(Rule):
 
     ONNX drops a box where the overlap is above the threshold, and keeps a score above it; the plugin does at or above.
     So the plugin gets the next larger float32, and the two are the same. Behind a score of 0 it is the smallest normal
-    number: what is smaller is 0 on a GPU, and for the function.
+    number: what lies between, a GPU may take for 0.
     """
 
     name = NAME

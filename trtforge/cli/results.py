@@ -227,6 +227,7 @@ ScalesConvert = TypedDict(
         "consequences": NotRequired[list[dict[str, Any]]],
         "asymmetric": NotRequired[list[str]],
         "restored_relus": NotRequired[list[str]],
+        "clipped_inputs": NotRequired[list[str]],
         "conflicts": NotRequired[list[dict[str, Any]]],
         "lost_weight_scales": NotRequired[list[dict[str, Any]]],
         "carried": NotRequired[dict[str, str]],

@@ -38,6 +38,11 @@ def tell_quantized(ui: Ui, source: Source) -> dict[str, Any]:
         )
     if found.relus:
         ui.say(f"{count(len(found.relus), 'ReLU', 'ReLUs')} that zero points stood for: nodes of the plain model again")
+    if inputs := found.clipped_inputs:
+        ui.warn(
+            f"{count(len(inputs), 'input was', 'inputs were')} clipped at 0 by a zero point, and the plain model does "
+            f"not clip: it is the same network for values from 0 on only: {_some(inputs)}"
+        )
     for conflict in found.conflicts:
         ranges = ", ".join(f"{amax:g}" for amax in conflict.amax)
         ui.warn(f"{conflict.tensor} had {len(conflict.amax)} scales (amax {ranges}); it has the widest now")
@@ -50,6 +55,7 @@ def tell_quantized(ui: Ui, source: Source) -> dict[str, Any]:
     return {
         "asymmetric": list(asymmetric),
         "restored_relus": list(found.relus),
+        "clipped_inputs": list(found.clipped_inputs),
         "conflicts": [asdict(conflict) for conflict in found.conflicts],
         "lost_weight_scales": [asdict(entry) for entry in lost],
         "carried": source.carried().via,

@@ -29,7 +29,7 @@ class DlaFusions(Rule):
         MobileNet's ReLU6, exported as Clip. NVIDIA's own SSD-MobileNet has Relu in its place.
 
     Fix
-        `relu6-to-relu` in `surgery`, then calibrate and verify: it changes values above 6.
+        `relu6-to-relu` in `surgery`; the ranges of ReLU6 stay. Verify it where layers run in floating point.
     """
 
     code = "DLA114"
