@@ -42,9 +42,10 @@ def test_who_asks_is_not_taken_for_the_worker(tmp_path: Path, monkeypatch: pytes
     job = FarJob("0" * 64)
     assert not job.running()
     job.folder.mkdir(parents=True)
-    with FileLock(job.lock):
+    lock = job.folder / ".work.lock"
+    with FileLock(lock):
         assert job.running() and job.clean() == {"phase": "running"}
-    other = os.open(job.lock, os.O_RDONLY)  # another follower, in the middle of asking
+    other = os.open(lock, os.O_RDONLY)  # another follower, in the middle of asking
     try:
         fcntl.flock(other, fcntl.LOCK_SH)
         assert not job.running()
