@@ -139,3 +139,18 @@ def test_a_bar_keeps_its_columns_and_cuts_the_note(columns: int, monkeypatch: py
     assert bars
     assert max(map(len, bars)) <= columns
     assert re.match(r"calibrate \S{10,20} 13/13 \d:\d\d:\d\d \d:\d\d:\d\d \S*graph-12.png$", bars[-1])
+
+
+def test_names_from_a_model_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from trtforge.cli.ui import Ui, show_error
+    from trtforge.errors.graph import InvalidGraph
+
+    name, ui = "a\x1b[2Jb\x9bc\nd", Ui()
+    ui.table("t", ("node",), [(name,)])
+    ui.say(f"node {name}")
+    ui.log(name)
+    ui.warn(name)
+    show_error(InvalidGraph(f"bad {name}", where=name, why=name, next=name))
+    seen = capsys.readouterr()
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", seen.out + seen.err)
+    assert "a\\x1b[2Jb\\x9bc\\nd" in seen.out.splitlines(), "a row of a table is one line"

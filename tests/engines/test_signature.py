@@ -123,8 +123,12 @@ def test_a_passphrase_is_asked_for_only_where_there_is_one(tmp_path: Path) -> No
     private, public = ssh_pair(tmp_path, passphrase="hush")
     with pytest.raises(KeyUnusable, match="passphrase"):
         load_signer(private)
-    with pytest.raises(KeyUnusable, match="does not open"):
+    with pytest.raises(KeyUnusable, match="does not open") as caught:
         load_signer(private, passphrase=lambda: "wrong")
+    assert caught.value.next == f"try the passphrase: ssh-keygen -y -f {private}"
+    with pytest.raises(KeyUnusable, match="a public key") as caught:
+        load_signer(public)
+    assert caught.value.next == "name the file without .pub"
     signer = load_signer(private, passphrase=lambda: "hush")
     write_kit(tmp_path / "net.kit.tar.zst", FILES, INFO, signer)
     read_kit(tmp_path / "net.kit.tar.zst", trusted=load_trusted(public))

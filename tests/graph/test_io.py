@@ -59,6 +59,15 @@ def test_other_files_are_recognised(tmp_path: Path, data: bytes, reason: str) ->
     assert caught.value.exit_code == 4
 
 
+def test_a_model_without_nodes_is_one_that_computes_nothing(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([], "g", [value], [value])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
+    with pytest.raises(errors.InvalidGraph, match="computes nothing") as caught:
+        io.load(tmp_path / "m.onnx")
+    assert "no nodes" in caught.value.why
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=400))
 def test_random_bytes_end_in_one_of_our_errors(data: bytes) -> None:

@@ -98,3 +98,80 @@ def test_grf107_one_symbol_two_sizes(check: Any) -> None:
     assert "`s`" in finding.message and "128" in finding.message and "64" in finding.message
     assert not check("GRF107", body, {"x": [1, 64], "mask": [1, 64]})
     assert not check("GRF107", body, {"x": [1, 64]})
+
+
+def test_grf101_and_grf104_of_inputs_that_are_none(check: Any) -> None:
+    (finding,) = check("GRF101", "g () => (float[1] y) { y = Constant <value_floats = [1.0]> () }", {"x": [1]})
+    assert "takes no inputs" in finding.fix
+    (finding,) = check("GRF104", "g (float[0, 4] x) => (float[0, 4] y) { y = Relu(x) }", {"x": [1, 4]})
+    assert "size of 0" in finding.fix
+
+
+INDICES = (
+    "g (float[1, 8, 4, 4] x) => (int64[1, 1, 4, 4] at, float[1, 8, 4, 4] y) { at = ArgMax <axis = 1> (x) y = Relu(x) }"
+)
+
+
+def test_grf105_outputs_of_another_type(check: Any) -> None:
+    def of(outputs: dict[str, Any]) -> list[str]:
+        found = check("GRF105", INDICES, {"x": [1, 8, 4, 4]}, backend="tensorrt", outputs=outputs)
+        return [finding.where for finding in found]
+
+    assert of({"at": {"dtype": "int8"}}) == ["outputs.at.dtype"]
+    assert of({"at": {"format": "linear"}}) == ["outputs.at.dtype"], "left out, it is float32"
+    assert of({"at": {"dtype": "int64"}, "y": {"dtype": "int8"}, "none": {"dtype": "bool"}}) == []
+
+
+def test_grf108_recipe_output_not_in_the_model(check: Any) -> None:
+    def of(*names: str) -> list[Any]:
+        outputs = {name: {"dtype": "int8"} for name in names}
+        return list(check("GRF108", INDICES, {"x": [1, 8, 4, 4]}, backend="tensorrt", outputs=outputs))
+
+    (near,) = of("yy")
+    assert (near.where, near.severity, near.fix) == ("outputs.yy", "error", "rename it to `y`")
+    assert of("logits")[0].fix == "use one of: at, y"
+    assert of("x") and not of("y")
+
+
+@pytest.mark.parametrize(
+    ("side", "dtype", "form", "shape", "found"),
+    [
+        ("inputs", "float32", "chw4", [1, 8, 4, 4], ["error"]),
+        ("inputs", "int8", "chw4", [1, 8, 4, 4], []),
+        ("inputs", "float32", "chw32", [1, 8, 4, 4], []),
+        ("inputs", "int8", "hwc8", [1, 8, 4, 4], ["error"]),
+        ("inputs", "float16", "cdhw32", [8, 4, 4], ["error"]),
+        ("inputs", "float16", "cdhw32", [8, 4, 4, 4], []),
+        ("outputs", "int8", "dla_hwc4", [1, 8, 4, 4], ["error"]),
+        ("outputs", "int8", "dla_linear", [1, 8, 4, 4], []),
+        ("outputs", "int32", "chw32", [8, 4], ["error", "error"]),
+        ("outputs", "int8", "linear", [8], []),
+    ],
+)
+def test_grf109_format_against_type_and_axes(
+    check: Any, side: str, dtype: str, form: str, shape: list[int], found: list[str]
+) -> None:
+    tensor = f"float[{', '.join(map(str, shape))}]"
+    spec = {"dtype": dtype, "format": form}
+    inputs, outputs = {"x": {"shape": shape}}, {}
+    if side == "inputs":
+        inputs["x"] |= spec  # type: ignore[arg-type]
+    else:
+        outputs["y"] = spec
+    findings = check(
+        "GRF109",
+        f"g ({tensor} x) => ({tensor} y) {{ y = Relu(x) }}",
+        inputs,
+        target="orin-agx-64gb/dla",
+        backend="tensorrt",
+        outputs=outputs,
+    )
+    assert [finding.severity for finding in findings] == found
+
+
+def test_grf109_formats_pack_axis_one(check: Any) -> None:
+    image = {"kind": "image", "resize": 8, "crop": [8, 8], "layout": "nhwc"}
+    given = {"shape": [1, 8, 8, 3], "dtype": "int8", "format": "chw4", "preprocess": image}
+    body = "g (float[1, 8, 8, 3] x) => (float[1, 8, 8, 3] y) { y = Relu(x) }"
+    (finding,) = check("GRF109", body, {"x": given}, backend="tensorrt")
+    assert finding.severity == "warning" and "rows" in finding.message

@@ -152,6 +152,12 @@ VALUES: list[tuple[list[tuple[str, str]], str, str, list[str]]] = [
         ["min <= shape <= max"],
     ),
     (
+        [("shape", "range: {min: [1], max: [8, 3, 224, 224]}\n        shape")],
+        "RCP117",
+        "r.yaml:8:7",
+        ["as many sizes as `shape`, 4"],
+    ),
+    (
         [
             ("onnxruntime", "tensorrt"),
             ("host", "orin-agx-64gb/dla"),

@@ -22,6 +22,7 @@ PLAIN_WIDTH = 120  # columns of a table when stdout is not a terminal
 BAR = 20  # columns of a progress bar; half in a narrow terminal
 CLOCK = 7  # columns of 0:00:00
 NARROW = 80  # columns of a terminal that does not say
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 class Ui:
@@ -60,7 +61,7 @@ class Ui:
         from trtforge.cli.table import draw
 
         width = columns_of(sys.stdout)
-        texts = [[str(cell) for cell in row] for row in rows]
+        texts = [[harmless(str(cell)).replace("\n", "\\n") for cell in row] for row in rows]
         header, body = draw(columns, texts, width=width, right=_names(right), drop=_names(drop), overhang=overhang)
         bold, plain = ("\x1b[1m", "\x1b[0m") if coloured(sys.stdout) else ("", "")
         if self._last:
@@ -82,6 +83,7 @@ class Ui:
         if self._last == "table":
             print()
         self._last = "text"
+        text = harmless(text)
         if not sys.stdout.isatty():
             print(text)
             return
@@ -107,10 +109,10 @@ class Ui:
 
     def log(self, message: str) -> None:
         if not self.quiet:
-            print(message, file=sys.stderr, flush=True)
+            print(harmless(message), file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        print(harmless(f"warning: {message}"), file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def task(self, label: str, total: int | None) -> Iterator[Task]:
@@ -132,6 +134,11 @@ def columns_of(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).columns or NARROW
     except OSError:
         return NARROW
+
+
+def harmless(text: str) -> str:
+    """The text with control characters spelled out: a model's names are strangers', and terminals obey them."""
+    return text.translate(CONTROLS)
 
 
 def coloured(stream: TextIO) -> bool:
@@ -187,7 +194,7 @@ def _bar(label: str, total: int | None) -> Iterator[Task]:
                 bars.advance(identity, steps)
 
             def note(self, text: str) -> None:
-                bars.update(identity, note=_cut(text, room))
+                bars.update(identity, note=_cut(harmless(text), room))
 
         yield Bar()
 
@@ -228,10 +235,10 @@ def show_error(error: TrtforgeError) -> None:
     """
     folder = working_directory()
     head, tail = ("\x1b[1;31m", "\x1b[0m") if coloured(sys.stderr) else ("", "")
-    print(f"{head}error[{error.code}]{tail}: {error.what}", file=sys.stderr)
+    print(f"{head}error[{error.code}]{tail}: {harmless(error.what)}", file=sys.stderr)
     for label, text in (("where", error.where), ("why", error.why), ("next", error.next)):
         short = text if folder is None else text.replace(f"{folder}{os.sep}", "")
-        for number, line in enumerate(short.splitlines()):
+        for number, line in enumerate(harmless(short).splitlines()):
             print(f"  {label + ':' if number == 0 else '':<6} {line}", file=sys.stderr)
     print(f"  more:  trtforge explain {error.code}", file=sys.stderr)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from shlex import quote
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,7 @@ PURPOSE = b"trtforge kit, schema 2\n"
 """In front of what is signed, so that a signature made for something else is none of a kit."""
 
 MAX_KEY_FILE = 1 << 20
+MAKE_ONE = "make one: ssh-keygen -t ed25519 -f kit_key"
 
 
 @dataclass(frozen=True)
@@ -155,10 +157,15 @@ def _private(path: Path, content: bytes, passphrase: bytes | None) -> object | N
         wants = passphrase is None and (isinstance(error, TypeError) or "password" in str(error).lower())
         if wants:
             return None
-        why = "the passphrase does not open it" if passphrase is not None else "it is no private key"
+        why, hint = "it is no private key", MAKE_ONE
         if "bcrypt" in str(error):
-            why = "opening OpenSSH's keys with a passphrase needs the package bcrypt (extra `sign`)"
-        raise _unusable(path, why, "make one: ssh-keygen -t ed25519 -f kit_key") from error
+            why = "opening OpenSSH's keys with a passphrase needs the package bcrypt"
+            hint = f"{sys.executable} -m pip install 'trtforge[sign]'"
+        elif passphrase is not None:
+            why, hint = "the passphrase does not open it", f"try the passphrase: ssh-keygen -y -f {quote(str(path))}"
+        elif content.startswith((b"ssh-", b"ecdsa-", b"sk-")) or b"BEGIN PUBLIC KEY" in content:
+            why, hint = "it is a public key, and a kit is signed with the private one", "name the file without .pub"
+        raise _unusable(path, why, hint) from error
     return key
 
 
@@ -166,7 +173,7 @@ def _ed25519_private(key: object, path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     if not isinstance(key, Ed25519PrivateKey):
-        raise _unusable(path, f"it is a {_kind(key)}, not ed25519", "make one: ssh-keygen -t ed25519 -f kit_key")
+        raise _unusable(path, f"it is a {_kind(key)}, not ed25519", MAKE_ONE)
     return key
 
 

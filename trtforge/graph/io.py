@@ -89,6 +89,10 @@ def _parse(path: Path) -> ModelProto:
                 next=_AGAIN,
             ) from error
         raise _not_a_model(path, data) from error
+    if not proto.graph.node and proto.opset_import:
+        raise InvalidGraph(
+            "the model computes nothing", where=str(path), why="its graph has no nodes", next="export the model again"
+        )
     if not proto.graph.node:
         raise _not_a_model(path, data)
     return proto

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trtforge.lint.rule import SEVERITIES, Finding, Rule
 from trtforge.lint.rules.attention_fp32 import AttentionFp32
+from trtforge.lint.rules.border_format import BorderFormat
 from trtforge.lint.rules.conv_transpose_float import ConvTransposeFloat
 from trtforge.lint.rules.device_release import DeviceRelease
 from trtforge.lint.rules.dla_batch import DlaBatch
@@ -31,6 +32,7 @@ from trtforge.lint.rules.input_unknown import InputUnknown
 from trtforge.lint.rules.not_ahead_of_time import NotAheadOfTime
 from trtforge.lint.rules.nothing_to_quantize import NothingToQuantize
 from trtforge.lint.rules.opset_for_qdq import OpsetForQdq
+from trtforge.lint.rules.output_unknown import OutputUnknown
 from trtforge.lint.rules.plugin_not_lowered import PluginNotLowered
 from trtforge.lint.rules.reshape_batch import ReshapeBatch
 from trtforge.lint.rules.sample_sets import SampleSets
@@ -56,6 +58,8 @@ _RULES: tuple[type[Rule], ...] = (
     InputDtype,
     ReshapeBatch,
     SharedSymbol,
+    OutputUnknown,
+    BorderFormat,
     OpsetForQdq,
     UnnamedScales,
     StaleScales,

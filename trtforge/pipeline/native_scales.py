@@ -5,6 +5,7 @@ from __future__ import annotations
 from trtforge.backends.base import CompileRequest
 from trtforge.digest import set_digest
 from trtforge.errors.backend import NeedsDevice
+from trtforge.errors.usage import OptionsContradict
 from trtforge.graph.digests import digests
 from trtforge.pipeline.job import Job, tool_versions
 from trtforge.pipeline.prepare import measured, surgery
@@ -16,10 +17,19 @@ from trtforge.scales.table import Receipt, ScaleTable
 
 
 def calibrate(job: Job, *, progress: Progress) -> ScaleTable:
-    """Raises NeedsDevice (KIT101) where TensorRT is not; what `backends.tensorrt_.calibrate` raises."""
+    """Raises OptionsContradict (USE112) for another backend, NeedsDevice (KIT101) where TensorRT is not; what
+    `backends.tensorrt_.calibrate` raises."""
     from trtforge.backends.tensorrt_.backend import NativeTensorRT, known_features
     from trtforge.backends.tensorrt_.calibrate import calibrate as gather
 
+    backend = job.recipe.recipe.backend
+    if backend != "tensorrt":
+        raise OptionsContradict(
+            f"{job.name} is not built by TensorRT itself, so its calibrator is not asked",
+            where=f"--native, and the recipe's backend `{backend}`",
+            why="native ranges are of the tensors that TensorRT's parser makes, for recipes with backend `tensorrt`",
+            next=f"calibrate on this CPU: trtforge calibrate {job.recipe.path}",
+        )
     here, samples = NativeTensorRT().availability(), job.calibration_set
     assert samples is not None
     if not here.can_compile:

@@ -159,9 +159,12 @@ class InputSpec(Strict):
         if self.range is None:
             return self
         sides = (self.range.min, self.shape, self.range.max)
-        if len({len(side) for side in sides}) > 1 or any(
-            not low <= usual <= high for low, usual, high in zip(*sides, strict=True)
-        ):
+        if len({len(side) for side in sides}) > 1:
+            raise ValueError(
+                f"`range` is {list(self.range.min)} to {list(self.range.max)}; write both with as many sizes as "
+                f"`shape`, {len(self.shape)}"
+            )
+        if any(not low <= usual <= high for low, usual, high in zip(*sides, strict=True)):
             raise ValueError(
                 f"`shape: {list(self.shape)}` is not between `range`'s {list(self.range.min)} and "
                 f"{list(self.range.max)}; write min <= shape <= max in every axis"

@@ -17,8 +17,9 @@ _CHOSEN_ON_THE_DEVICE = {"float32", "float16", "int8"}
 
 class InputDtype(Rule):
     """What it does
-        Compares each `dtype` under `inputs:` (float32 when it is left out) with the type the model declares. Native
-        TensorRT may take float32, float16 and int8 for one another at an engine's border; nobody else may.
+        Compares each `dtype` under `inputs:` and `outputs:` (float32 when it is left out) with the type the model
+        declares. Native TensorRT may take float32, float16 and int8 for one another at an engine's border; nobody else
+        may.
 
     Why it matters
         Samples are prepared in the recipe's type, and neither calibration nor the engine converts them. Token ids are
@@ -36,12 +37,15 @@ class InputDtype(Rule):
     severity = "error"
 
     def check(self, context: Context) -> Iterator[Finding]:
-        for name, given in context.engine.inputs.items():
-            declared = context.inputs[name].dtype if name in context.inputs else given.dtype
-            chosen = context.backend == "tensorrt" and {given.dtype, declared} <= _CHOSEN_ON_THE_DEVICE
-            if given.dtype != declared and not chosen:
-                yield self.finding(
-                    f"inputs.{name}.dtype",
-                    f"it is {given.dtype}, the model takes {declared}",
-                    f"write dtype: {declared}",
-                )
+        for name, taken in context.engine.inputs.items():
+            if name in context.inputs:
+                yield from self._against(context, f"inputs.{name}", taken.dtype, context.inputs[name].dtype, "takes")
+        for name, given in context.engine.outputs.items():
+            if name in context.index.outputs and (known := context.types.get(name)) is not None:
+                yield from self._against(context, f"outputs.{name}", given.dtype, known.dtype, "gives")
+
+    def _against(self, context: Context, where: str, said: str, declared: str, does: str) -> Iterator[Finding]:
+        chosen = context.backend == "tensorrt" and {said, declared} <= _CHOSEN_ON_THE_DEVICE
+        if said != declared and not chosen:
+            message = f"it is {said}, the model {does} {declared}"
+            yield self.finding(f"{where}.dtype", message, f"write dtype: {declared}")

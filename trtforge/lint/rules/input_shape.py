@@ -42,4 +42,7 @@ class InputShape(Rule):
             )
             if not fits:
                 message = f"shape {list(given.shape)} does not fit the model's {context.declared(name)}"
-                yield self.finding(f"inputs.{name}.shape", message, f"give a shape that fits {context.declared(name)}")
+                fix = f"give a shape that fits {context.declared(name)}"
+                if 0 in spec.shape:
+                    fix = "export the model again: a size of 0 leaves the input empty"
+                yield self.finding(f"inputs.{name}.shape", message, fix)

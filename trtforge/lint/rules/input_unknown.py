@@ -44,4 +44,6 @@ class InputUnknown(Rule):
             if name not in context.inputs:
                 near = get_close_matches(name, context.inputs, n=1, cutoff=0.5)
                 fix = f"rename it to `{near[0]}`" if near else f"use one of: {', '.join(context.inputs)}"
+                if not context.inputs:
+                    fix = "export the model again: it takes no inputs, all of it is constant"
                 yield self.finding(f"inputs.{name}", f"the model has no input `{name}`", fix)
