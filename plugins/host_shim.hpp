@@ -1,47 +1,36 @@
-// CUDA's keywords and intrinsics for a host compiler, with barriers: a plugin's kernel.cu compiles with it. For tests.
+// CUDA's keywords and intrinsics, and those of instructions.cuh, for a host compiler: a plugin's kernel.cu compiles with
+// it. For tests. Three parts: CUDA's words, which are here; the threads of a block (host_block.hpp); and, here again,
+// what a warp does together.
 //
-// The threads of a block are coroutines, one after the other on one processor; a barrier switches to the next thread.
-// They run in ascending or in descending order: a kernel that lacks a barrier gives other results in one of them. A
-// barrier that not every thread reaches ends the program. Build with -ffp-contract=off: __fmul_rn and its kin are
-// never fused.
+// Build with -ffp-contract=off, because __fmul_rn and its kin are never fused, and with -fsanitize=alignment: a uint4
+// that is read or written where it may not lie ends the program, as it would end a launch.
 #pragma once
 
 #include <math.h>
-#include <ucontext.h>
 
-#include <cstddef>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <functional>
-#include <memory>
 #include <tuple>
-#include <utility>
-#include <vector>
+
+#include "host_block.hpp"
 
 #define __global__
 #define __device__
-#define __shared__ static
 #define __forceinline__ inline
 #define __launch_bounds__(threads)
 
 struct alignas(8) uint2 {
     unsigned x, y;
 };
-
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
-
-struct dim3 {
-    unsigned x, y, z;
+struct alignas(16) float4 {
+    float x, y, z, w;
 };
-
-inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dsub_rn(double a, double b) { return a - b; }
@@ -54,7 +43,7 @@ inline float __int2float_rn(int value) { return static_cast<float>(value); }
 inline int __float2int_rn(float value) {
     if (value != value) return 0;
     const float rounded = rintf(value);
-    return rounded >= 0x1p31f ? 0x7fffffff : rounded < -0x1p31f ? -0x7fffffff - 1 : static_cast<int>(rounded);
+    return rounded >= 0x1p31f ? INT32_MAX : rounded < -0x1p31f ? INT32_MIN : static_cast<int>(rounded);
 }
 
 inline int __dp4a(int a, int b, int sum) {
@@ -74,6 +63,22 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
 // The low word of (high:low) >> (shift & 31).
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
     return static_cast<unsigned>((static_cast<unsigned long long>(high) << 32 | low) >> (shift & 31));
+}
+
+inline void __syncthreads(int line = __builtin_LINE()) { trtforge::host::block.barrier(line); }
+
+// The sum over the lanes of the mask. They all come here with this mask.
+inline int __reduce_add_sync(unsigned mask, int value) {
+    int sum = 0;
+    const trtforge::host::Operands mine{"redux", mask, &sum, nullptr, {static_cast<unsigned>(value), 0}, nullptr};
+    trtforge::host::block.collective(mine, [mask](trtforge::host::Thread *warp) {
+        unsigned all = 0;
+        for (unsigned lane = 0; lane < 32; ++lane)
+            if (mask >> lane & 1) all += warp[lane].operands.b[0];
+        for (unsigned lane = 0; lane < 32; ++lane)
+            if (mask >> lane & 1) *static_cast<int *>(warp[lane].operands.out) = static_cast<int>(all);
+    });
+    return sum;
 }
 
 namespace trtforge {
@@ -101,166 +106,77 @@ inline unsigned short float_to_half(float value) {
     return sign | static_cast<unsigned short>((bits >> 13) - (112u << 10));
 }
 
+inline unsigned pack_s8(int a, int b, int c, int d) {
+    unsigned word = 0;
+    for (const int value : {d, c, b, a})
+        word = word << 8 | (static_cast<unsigned>(value < -128 ? -128 : value > 127 ? 127 : value) & 0xff);
+    return word;
+}
+
+// Counts the rows that lie in banks that another row of their matrix has taken.
+inline void load_matrices(unsigned (&made)[4], const void *row) {
+    host::block.collective({"ldmatrix", ~0u, made, nullptr, {}, row}, [](host::Thread *warp) {
+        for (int matrix = 0; matrix < 4; ++matrix) {
+            std::uintptr_t banks[8] = {};  // the row that lies in each 16 bytes of them
+            for (int lane = 0; lane < 32; ++lane) {
+                const char *from = static_cast<const char *>(warp[matrix * 8 + lane / 4].operands.row);
+                std::memcpy(static_cast<unsigned *>(warp[lane].operands.out) + matrix, from + lane % 4 * 4, 4);
+                const auto address = reinterpret_cast<std::uintptr_t>(from);
+                if (address % 16 != 0) host::fail("a matrix row is not on a multiple of 16 bytes");
+                std::uintptr_t &bank = banks[address / 16 % 8];
+                if (bank != 0 && bank != address) ++host::block.conflicts;
+                bank = address;
+            }
+        }
+    });
+}
+
+// Register r of lane l holds, of a: row l / 4 + 8 * (r % 2), k from 4 * (l % 4) + 16 * (r / 2) on; of b: column l / 4,
+// the same k with r for r / 2; of the sums: row l / 4 + 8 * (r / 2), column 2 * (l % 4) + r % 2.
+inline void mma_s8(int (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    host::block.collective({"mma", ~0u, sums, a, {b0, b1}, nullptr}, [](host::Thread *warp) {
+        const auto byte = [](unsigned word, int i) { return static_cast<signed char>(word >> 8 * i & 0xff); };
+        int left[16][32], right[8][32];
+        for (int lane = 0; lane < 32; ++lane) {
+            for (int r = 0; r < 4; ++r)
+                for (int i = 0; i < 4; ++i)
+                    left[lane / 4 + 8 * (r % 2)][lane % 4 * 4 + 16 * (r / 2) + i] = byte(warp[lane].operands.a[r], i);
+            for (int r = 0; r < 2; ++r)
+                for (int i = 0; i < 4; ++i) right[lane / 4][lane % 4 * 4 + 16 * r + i] = byte(warp[lane].operands.b[r], i);
+        }
+        for (int lane = 0; lane < 32; ++lane)
+            for (int r = 0; r < 4; ++r) {
+                const int *row = left[lane / 4 + 8 * (r / 2)], *column = right[lane % 4 * 2 + r % 2];
+                int sum = 0;
+                for (int k = 0; k < 32; ++k) sum += row[k] * column[k];
+                static_cast<int *>(warp[lane].operands.out)[r] += sum;
+            }
+    });
+}
+
+inline void copy_async(void *to, const void *from, bool read) { host::block.copy({to, from, read}); }
+inline void commit_copies() { host::block.commit(); }
+template <int PENDING> void wait_copies() { host::block.wait(PENDING); }
+
 namespace host {
 
-using Kernel = std::function<void()>;
+// A launch that is still to be run. `parameters` is what cuLaunchKernel takes, one address an argument; the arguments
+// are copied now, as CUDA does it.
+using Launch = std::function<long(Schedule)>;
 
-constexpr int WARP = 32;
-constexpr std::size_t STACK = 64 << 10;
-
-struct Thread {
-    ucontext_t context;
-    std::unique_ptr<char[]> stack{new char[STACK]};
-    dim3 index{};
-    bool done = false;
-};
-
-struct Barrier {
-    unsigned arrived = 0, generation = 0;
-};
-
-// A warp's operands of a collective instruction, by lane.
-struct Lane {
-    unsigned a[4], b[2];
-    int value;
-};
-
-// The block that runs now.
-struct Block {
-    ucontext_t scheduler;
-    std::vector<Thread> threads;
-    std::vector<Lane> lanes;
-    std::vector<Barrier> warps;
-    Barrier all;
-    unsigned size = 0, current = 0;
-    bool moved = false;  // since the last look: a barrier opened or a thread ended
-    const Kernel *kernel = nullptr;
-};
-
-inline Block block;
-
-inline void wait(Barrier &barrier, unsigned expected) {
-    const unsigned generation = barrier.generation;
-    if (++barrier.arrived == expected) {
-        barrier.arrived = 0;
-        ++barrier.generation;
-        block.moved = true;
-        return;
-    }
-    while (barrier.generation == generation) swapcontext(&block.threads[block.current].context, &block.scheduler);
+template <typename... P, std::size_t... I>
+Launch prepared(void (*kernel)(P...), dim3 grid, dim3 shape, void *const *parameters, std::index_sequence<I...>) {
+    const std::tuple<P...> arguments{*static_cast<P *>(parameters[I])...};
+    return [=](Schedule schedule) {
+        return block.launch(grid, shape, schedule, [&] { std::apply(kernel, arguments); });
+    };
 }
 
-inline unsigned warp() { return block.current / WARP; }
-
-inline unsigned warp_size() {
-    const unsigned first = warp() * WARP;
-    return block.size - first < WARP ? block.size - first : WARP;
-}
-
-inline void entry() {
-    (*block.kernel)();
-    block.threads[block.current].done = block.moved = true;
-}
-
-inline void begin(unsigned number, dim3 shape) {
-    Thread &thread = block.threads[number];
-    thread.index = {number % shape.x, number / shape.x % shape.y, number / shape.x / shape.y};
-    thread.done = false;
-    getcontext(&thread.context);
-    thread.context.uc_stack.ss_sp = thread.stack.get();
-    thread.context.uc_stack.ss_size = STACK;
-    thread.context.uc_link = &block.scheduler;
-    makecontext(&thread.context, entry, 0);
-}
-
-inline void run_block(const Kernel &kernel, dim3 shape, bool descending) {
-    block.size = shape.x * shape.y * shape.z;
-    if (block.threads.size() < block.size) block.threads = std::vector<Thread>(block.size);
-    block.lanes.assign(block.size, {});
-    block.warps.assign((block.size + WARP - 1) / WARP, {});
-    block.all = {};
-    block.kernel = &kernel;
-    for (unsigned i = 0; i < block.size; ++i) begin(i, shape);
-    for (unsigned running = block.size; running > 0;) {
-        block.moved = false;
-        running = 0;
-        for (unsigned i = 0; i < block.size; ++i) {
-            block.current = descending ? block.size - 1 - i : i;
-            Thread &thread = block.threads[block.current];
-            if (thread.done) continue;
-            threadIdx = thread.index;
-            swapcontext(&block.scheduler, &thread.context);
-            running += !thread.done;
-        }
-        if (!block.moved) {
-            std::fprintf(stderr, "a barrier was not reached by every thread\n");
-            std::abort();
-        }
-    }
+template <typename... P>
+Launch prepared(void (*kernel)(P...), dim3 grid, dim3 shape, void *const *parameters) {
+    return prepared(kernel, grid, shape, parameters, std::index_sequence_for<P...>{});
 }
 
 }  // namespace host
 
-// mma.sync.m16n8k32 of int8: d += a * b. Fragments as the PTX manual lays them out; g = lane / 4, t = lane % 4:
-// a: rows g and g + 8, k = 4 t + 0..3, then the same rows with k + 16; b: k = 4 t + 0..3 and k + 16, column g;
-// d: row g, columns 2 t and 2 t + 1, then row g + 8.
-inline void mma_s8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    using namespace host;
-    const unsigned first = warp() * WARP, lane = block.current - first;
-    std::memcpy(block.lanes[block.current].a, a, sizeof a);
-    std::memcpy(block.lanes[block.current].b, b, sizeof b);
-    wait(block.warps[warp()], WARP);
-    for (int i = 0; i < 4; ++i) {
-        const unsigned high_row = i / 2, group = lane / 4, column = lane % 4 * 2 + i % 2;
-        for (unsigned t = 0; t < 4; ++t)
-            for (unsigned high_k = 0; high_k < 2; ++high_k)
-                d[i] = __dp4a(block.lanes[first + group * 4 + t].a[2 * high_k + high_row],
-                              block.lanes[first + column * 4 + t].b[high_k], d[i]);
-    }
-    wait(block.warps[warp()], WARP);
-}
-
-// Four numbers as bytes, the first lowest; saturates.
-inline unsigned pack_s8(int a, int b, int c, int d) {
-    const auto byte = [](int value) {
-        return static_cast<unsigned>(value < -128 ? -128 : value > 127 ? 127 : value) & 255;
-    };
-    return byte(a) | byte(b) << 8 | byte(c) << 16 | byte(d) << 24;
-}
-
-template <typename... P, std::size_t... I>
-host::Kernel bound(void (*kernel)(P...), void *const *parameters, std::index_sequence<I...>) {
-    const std::tuple<P...> arguments{*static_cast<P *>(parameters[I])...};
-    return [=] { std::apply(kernel, arguments); };
-}
-
-// The kernel once for every thread. `parameters` is what cuLaunchKernel takes, one address an argument.
-template <typename... P>
-void launch(void (*kernel)(P...), dim3 grid, dim3 block, void *const *parameters, bool descending) {
-    const host::Kernel run = bound(kernel, parameters, std::index_sequence_for<P...>{});
-    gridDim = grid, blockDim = block;
-    const unsigned long long blocks = 1ull * grid.x * grid.y * grid.z;
-    for (unsigned long long i = 0; i < blocks; ++i) {
-        const unsigned long long at = descending ? blocks - 1 - i : i;
-        blockIdx = {static_cast<unsigned>(at % grid.x), static_cast<unsigned>(at / grid.x % grid.y),
-                    static_cast<unsigned>(at / grid.x / grid.y)};
-        host::run_block(run, block, descending);
-    }
-}
-
 }  // namespace trtforge
-
-inline void __syncthreads() { trtforge::host::wait(trtforge::host::block.all, trtforge::host::block.size); }
-
-// The sum over the lanes of the caller's mask. Every lane of the warp calls it, each with a mask it belongs to.
-inline int __reduce_add_sync(unsigned mask, int value) {
-    using namespace trtforge::host;
-    const unsigned first = warp() * WARP;
-    block.lanes[block.current].value = value;
-    wait(block.warps[warp()], warp_size());
-    int sum = 0;
-    for (unsigned lane = 0; lane < warp_size(); ++lane)
-        if (mask >> lane & 1) sum += block.lanes[first + lane].value;
-    wait(block.warps[warp()], warp_size());
-    return sum;
-}

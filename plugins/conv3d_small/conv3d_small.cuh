@@ -1,41 +1,16 @@
 // The first and the last convolution of a 3D-UNet in INT8, which have too few channels for a general kernel.
 //
-// Plain C++17 but for CUDA's keywords, a few intrinsics and one tensor core instruction, which plugins/host_shim.hpp
-// gives to any other compiler. Sums of products are exact in int32; a product and a sum in float32 follow, through
-// __fmul_rn and __fadd_rn, which are never contracted to a fused multiply-add.
+// Plain C++17 but for CUDA's keywords, a few intrinsics and instructions.cuh, which host_shim.hpp gives to any other
+// compiler. Sums of products are exact in int32; a product and a sum in float32 follow, through __fmul_rn and
+// __fadd_rn, which are never contracted to a fused multiply-add.
 #pragma once
+
+#include "instructions.cuh"
 
 namespace trtforge {
 
-using int8 = signed char;
-using half = unsigned short;  // the bits of a float16
-
 constexpr int THREADS = 256;
 constexpr int MOST_OUTPUTS = 8;  // of the last convolution
-
-#if defined(__CUDACC__)
-__device__ __forceinline__ half float_to_half(float value) {
-    half bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
-}
-
-// Four numbers as bytes, the first lowest; saturates.
-__device__ __forceinline__ unsigned pack_s8(int a, int b, int c, int d) {
-    unsigned upper, word;
-    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, 0;" : "=r"(upper) : "r"(d), "r"(c));
-    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(word) : "r"(b), "r"(a), "r"(upper));
-    return word;
-}
-
-// d += a * b: 16 x 32 by 32 x 8 bytes, in the fragments of the PTX manual's mma.m16n8k32.
-__device__ __forceinline__ void mma_s8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-#endif
 
 __device__ __forceinline__ float finished(int sum, float multiplier, float offset) {
     return __fadd_rn(__fmul_rn(__int2float_rn(sum), multiplier), offset);
@@ -93,9 +68,8 @@ __device__ __forceinline__ void load_patch(const int8 *x, unsigned *patch, const
 template <int STRIDE>
 __device__ __forceinline__ void first(const int8 *__restrict__ x, const int8 *__restrict__ weights,
                                       const float *__restrict__ multiplier, const float *__restrict__ offset,
-                                      int8 *__restrict__ y, const First &f) {
+                                      int8 *__restrict__ y, const First &f, unsigned (&patch)[Patch<STRIDE>::SIZE]) {
     using P = Patch<STRIDE>;
-    __shared__ unsigned patch[P::SIZE];
     const int tiles_x = (f.out_width + TILE_X - 1) / TILE_X, tiles_y = (f.out_height + TILE_Y - 1) / TILE_Y;
     const int tile = static_cast<int>(blockIdx.x), x0 = tile % tiles_x * TILE_X;
     const int y0 = tile / tiles_x % tiles_y * TILE_Y, z0 = tile / tiles_x / tiles_y * TILE_Z;
@@ -140,7 +114,7 @@ __device__ __forceinline__ void first(const int8 *__restrict__ x, const int8 *__
             }
             int sum[4][4] = {};
 #pragma unroll
-            for (int t = 0; t < 4; ++t) mma_s8(sum[t], a, b[t]);
+            for (int t = 0; t < 4; ++t) mma_s8(sum[t], a, b[t][0], b[t][1]);
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
                 const int column = x0 + left + group + 8 * i;

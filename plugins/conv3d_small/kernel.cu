@@ -11,8 +11,9 @@ using trtforge::int8;
     KERNEL NAME(const int8 *__restrict__ x, const int8 *__restrict__ w, const float *__restrict__ multiplier,         \
                 const float *__restrict__ offset, int8 *__restrict__ y, int depth, int height, int width,             \
                 int out_depth, int out_height, int out_width) {                                                       \
+        __shared__ unsigned patch[trtforge::Patch<STRIDE>::SIZE];                                                     \
         trtforge::first<STRIDE>(x, w, multiplier, offset, y,                                                          \
-                                {depth, height, width, out_depth, out_height, out_width});                            \
+                                {depth, height, width, out_depth, out_height, out_width}, patch);                     \
     }
 
 FIRST(first_stride1_int8_cdhw32, 1)

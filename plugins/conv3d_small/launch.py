@@ -10,7 +10,7 @@ import numpy as np
 from trtforge.kernels.cubins import KernelSet
 from trtforge.kernels.launch import Argument, Launch, ceil_div, ints
 
-SOURCES = ("kernel.cu", "conv3d_small.cuh")
+SOURCES = ("kernel.cu", "conv3d_small.cuh", "instructions.cuh")
 KERNEL_SET = KernelSet("conv3d_small", SOURCES, "the kernels of small 3-D convolutions")
 KERNELS = (
     *("first_stride1_int8_cdhw32", "first_stride2_int8_cdhw32"),

@@ -1,41 +1,19 @@
 // InstanceNormalization and Relu in two passes over the data: sums of every channel, then the normalised values.
 //
-// Plain C++17 but for CUDA's keywords and a few intrinsics, which plugins/host_shim.hpp gives to any other compiler.
+// Plain C++17 but for CUDA's keywords, a few intrinsics and instructions.cuh, which host_shim.hpp gives to any other
+// compiler.
 // Arithmetic goes through __fmul_rn, __dadd_rn and their kin, which are never contracted to a fused multiply-add, and
 // sums have one order that follows from the shape alone: the same bits on every run, every GPU and the host.
 #pragma once
 
-namespace trtforge {
+#include "instructions.cuh"
 
-using int8 = signed char;
-using half = unsigned short;  // the bits of a float16
+namespace trtforge {
 
 constexpr int THREADS = 256;         // of `sums` and `apply`
 constexpr int TOGETHER = 4;          // reads of 16 bytes that a thread has under way
 constexpr int MERGING = 64;          // threads of `coefficients`
 constexpr int MERGING_INT8 = 512;    // threads of `coefficients_int8`: 8 for each of 64 sums
-
-#if defined(__CUDACC__)
-__device__ __forceinline__ float half_to_float(half bits) {
-    float value;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
-    return value;
-}
-
-__device__ __forceinline__ half float_to_half(float value) {
-    half bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
-}
-
-// Four numbers as bytes, the first lowest; saturates.
-__device__ __forceinline__ unsigned pack_s8(int a, int b, int c, int d) {
-    unsigned upper, word;
-    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, 0;" : "=r"(upper) : "r"(d), "r"(c));
-    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(word) : "r"(b), "r"(a), "r"(upper));
-    return word;
-}
-#endif
 
 __device__ __forceinline__ float to_float(half bits) { return half_to_float(bits); }
 __device__ __forceinline__ float to_float(float value) { return value; }
@@ -89,8 +67,7 @@ __device__ __forceinline__ Moments operator+(const Moments &a, const Moments &b)
 }
 
 // The block's moments, in thread 0: a tree that halves the number of threads until one is left.
-template <int COUNT> __device__ __forceinline__ Moments reduced(Moments mine) {
-    __shared__ Moments shared[COUNT];
+template <int COUNT> __device__ __forceinline__ Moments reduced(Moments mine, Moments (&shared)[COUNT]) {
     const int thread = static_cast<int>(threadIdx.x);
     shared[thread] = mine;
 #pragma unroll
@@ -119,7 +96,7 @@ template <typename T> __device__ __forceinline__ float pairwise(const float (&va
 // enough for double from there on.
 template <typename T>
 __device__ __forceinline__ void sums(const T *__restrict__ x, Moments *__restrict__ partial, long long voxels,
-                                     int chunk) {
+                                     int chunk, Moments (&shared)[THREADS]) {
     constexpr int COUNT = Vector<T>::COUNT, STEP = THREADS * COUNT;
     const long long begin = static_cast<long long>(blockIdx.y) * chunk;
     const int length = static_cast<int>(voxels - begin < chunk ? voxels - begin : chunk);
@@ -150,7 +127,7 @@ __device__ __forceinline__ void sums(const T *__restrict__ x, Moments *__restric
     Moments mine;
     mine.sum = __dadd_rn(of_differences, __dmul_rn(count, p));
     mine.squares = __dadd_rn(pairwise<T>(squares), __dmul_rn(p, __dadd_rn(of_differences, mine.sum)));
-    const Moments total = reduced<THREADS>(mine);
+    const Moments total = reduced(mine, shared);
     if (threadIdx.x == 0) partial[static_cast<long long>(blockIdx.x) * gridDim.y + blockIdx.y] = total;
 }
 
@@ -167,11 +144,12 @@ __device__ __forceinline__ double variance(double mean, double squares, double c
 // A block merges the chunks of one channel.
 __device__ __forceinline__ void coefficients(const Moments *__restrict__ partial, const float *__restrict__ scale,
                                              const float *__restrict__ bias, Coefficients *__restrict__ out,
-                                             int chunks, int channels, long long voxels, float epsilon) {
+                                             int chunks, int channels, long long voxels, float epsilon,
+                                             Moments (&shared)[MERGING]) {
     const Moments *mine = partial + static_cast<long long>(blockIdx.x) * chunks;
     Moments sum{0, 0};
     for (int i = static_cast<int>(threadIdx.x); i < chunks; i += MERGING) sum = sum + mine[i];
-    sum = reduced<MERGING>(sum);
+    sum = reduced(sum, shared);
     if (threadIdx.x != 0) return;
     const int channel = blockIdx.x % channels;
     const double count = static_cast<double>(voxels), mean = __ddiv_rn(sum.sum, count);
@@ -219,8 +197,7 @@ __device__ __forceinline__ int byte_of(const uint4 &v, int i) {
 // A block sums one chunk of 32 channels: 32 sums, then 32 sums of squares. A chunk has at most 65536 voxels, so its
 // sums of squares fit in 31 bits.
 __device__ __forceinline__ void sums_int8(const int8 *__restrict__ x, int *__restrict__ partial, long long voxels,
-                                          int chunk) {
-    __shared__ int shared[THREADS / 32][64];
+                                          int chunk, int (&shared)[THREADS / 32][64]) {
     const long long begin = static_cast<long long>(blockIdx.y) * chunk;
     const int length = static_cast<int>(voxels - begin < chunk ? voxels - begin : chunk);
     const uint4 *from = reinterpret_cast<const uint4 *>(x) + 2 * (blockIdx.x * voxels + begin);
@@ -263,8 +240,7 @@ struct Step {
 __device__ __forceinline__ void coefficients_int8(const int *__restrict__ partial, const float *__restrict__ scale,
                                                   const float *__restrict__ bias, Step *__restrict__ out, int chunks,
                                                   int channels, long long voxels, float epsilon, float input_scale,
-                                                  float output_scale) {
-    __shared__ long long shared[MERGING_INT8];
+                                                  float output_scale, long long (&shared)[MERGING_INT8]) {
     const int column = threadIdx.x % 64;
     const int *mine = partial + static_cast<long long>(blockIdx.x) * chunks * 64 + column;
     long long total = 0;

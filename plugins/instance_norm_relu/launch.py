@@ -10,7 +10,7 @@ import numpy as np
 from trtforge.kernels.cubins import KernelSet
 from trtforge.kernels.launch import Argument, Launch, ceil_div, ints
 
-SOURCES = ("kernel.cu", "instance_norm_relu.cuh")
+SOURCES = ("kernel.cu", "instance_norm_relu.cuh", "instructions.cuh")
 KERNEL_SET = KernelSet("instance_norm_relu", SOURCES, "the kernels of instance normalization")
 KERNELS = (
     *("sums_float32", "sums_float16", "sums_int8_cdhw32"),
@@ -23,6 +23,9 @@ THREADS, MERGING, MERGING_INT8 = 256, 64, 512
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 1024, 65536
 """Voxels one block takes. The int8 kernel's 32-bit sums of squares are exact up to the largest."""
+
+_CHUNKS = {"int8": (512, SMALLEST_CHUNK), "float16": (64, 8 * SMALLEST_CHUNK), "float32": (64, 8 * SMALLEST_CHUNK)}
+"""How many a channel has at most, as long as they are not the largest; voxels of the smallest."""
 
 GRID_Y = 65535
 LOWEST_SM = "8.0"
@@ -65,9 +68,9 @@ def launches(
 
 def workspace_bytes(shape: Sequence[int], dtype: str) -> dict[str, int]:
     """Bytes of each piece of workspace, which begins on a multiple of 16: the sums of every chunk, and the coefficients
-    of every channel. Neither need be cleared."""
-    planes = _planes(shape, dtype)
-    _, chunks = _chunks(prod(shape[2:]), dtype)
+    of every channel. Neither need be cleared. Enough for any smaller shape too: an engine of dynamic shapes asks for
+    the largest one's, and a smaller volume may have more chunks."""
+    planes, chunks = _planes(shape, dtype), _most_chunks(prod(shape[2:]), dtype)
     if dtype == "int8":
         return {"partial": planes * chunks * 64 * 4, "coefficients": planes * 32 * 2 * 4}
     return {"partial": planes * chunks * 2 * 8, "coefficients": planes * 3 * 4}
@@ -81,7 +84,13 @@ def _planes(shape: Sequence[int], dtype: str) -> int:
 def _chunks(voxels: int, dtype: str) -> tuple[int, int]:
     """Voxels a block takes, a power of two, and how many blocks that makes a channel: enough for the largest GPUs at
     32 channels of 128^3 (2048 blocks of 64 or 128 KB in float, 512 of 128 KB in int8)."""
-    wanted = ceil_div(voxels, 512 if dtype == "int8" else 64)
-    smallest = SMALLEST_CHUNK if dtype == "int8" else 8 * SMALLEST_CHUNK
+    most, smallest = _CHUNKS[dtype]
+    wanted = ceil_div(voxels, most)
     chunk = min(max(smallest, 1 << max(wanted - 1, 0).bit_length()), LARGEST_CHUNK)
     return chunk, ceil_div(voxels, chunk)
+
+
+def _most_chunks(voxels: int, dtype: str) -> int:
+    """Of a volume of so many voxels or fewer."""
+    most, smallest = _CHUNKS[dtype]
+    return min(ceil_div(voxels, smallest), max(most, ceil_div(voxels, LARGEST_CHUNK)))

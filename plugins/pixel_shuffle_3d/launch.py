@@ -9,7 +9,7 @@ import numpy as np
 from trtforge.kernels.cubins import KernelSet
 from trtforge.kernels.launch import Launch, ceil_div, ints
 
-SOURCES = ("kernel.cu", "pixel_shuffle_3d.cuh")
+SOURCES = ("kernel.cu", "pixel_shuffle_3d.cuh", "instructions.cuh")
 KERNEL_SET = KernelSet("pixel_shuffle_3d", SOURCES, "the kernels of the 3-D pixel shuffle")
 KERNELS = ("shuffle_float32", "shuffle_float16", "shuffle_int8_cdhw32")
 

@@ -2,25 +2,16 @@
 //
 //     y[n, k, 2d+t, 2h+r, 2w+s] = x[n, 8k + 4t + 2r + s, d, h, w]        y[n, K + c, ...] = skip[n, c, ...]
 //
-// Plain C++17 but for CUDA's keywords and a few intrinsics, which plugins/host_shim.hpp gives to any other compiler.
+// Plain C++17 but for CUDA's keywords, a few intrinsics and instructions.cuh, which host_shim.hpp gives to any other
+// compiler.
 #pragma once
+
+#include "instructions.cuh"
 
 namespace trtforge {
 
-using int8 = signed char;
-
 constexpr unsigned THREADS = 256;
 constexpr unsigned COPIES = 4;  // pieces of 16 bytes that a thread copies
-
-#if defined(__CUDACC__)
-// Four numbers as bytes, the first lowest; saturates.
-__device__ __forceinline__ unsigned pack_s8(int a, int b, int c, int d) {
-    unsigned upper, word;
-    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, 0;" : "=r"(upper) : "r"(d), "r"(c));
-    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(word) : "r"(b), "r"(a), "r"(upper));
-    return word;
-}
-#endif
 
 // What one launch does. The first blocks of every sample shuffle, the others copy the skip tensor.
 struct Sizes {

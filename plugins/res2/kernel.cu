@@ -1,7 +1,7 @@
 // The kernels of the res2 plugin; res2.cuh says what they compute, launch.py how they are launched.
 #include "res2.cuh"
 
-using trtforge::res2::int8;
+using trtforge::int8;
 
 #define BOTTLENECK(NAME, IN, MID, PROJECTION)                                                                         \
     extern "C" __global__ void __launch_bounds__(trtforge::res2::THREADS)                                             \

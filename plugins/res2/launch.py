@@ -5,7 +5,7 @@ from __future__ import annotations
 from trtforge.kernels.cubins import KernelSet
 from trtforge.kernels.launch import Launch, ceil_div, ints
 
-KERNEL_SET = KernelSet("res2", ("kernel.cu", "res2.cuh", "intrinsics.cuh"), "the res2 kernels")
+KERNEL_SET = KernelSet("res2", ("kernel.cu", "res2.cuh", "instructions.cuh"), "the res2 kernels")
 CHANNELS_IN = 64
 """Of the stage's input: the max pool of a ResNet-50 has as many, also of one whose bottlenecks are thin."""
 

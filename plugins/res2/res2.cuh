@@ -1,6 +1,6 @@
 // One bottleneck of ResNet-50's conv2_x in INT8: 1x1, 3x3 and 1x1 convolution, residual, ReLU, in one launch.
 //
-// Plain C++17 but for CUDA's keywords and the few functions of intrinsics.cuh, which host_shim.hpp gives to any other
+// Plain C++17 but for CUDA's keywords and the few functions of instructions.cuh, which host_shim.hpp gives to any other
 // compiler: the tests run this very source on a CPU. The arithmetic is that of the ONNX function Res2Int8
 // (function.py), bit for bit: sums in int32, then float32 products and sums rounded one by one, never a fused
 // multiply-add.
@@ -11,13 +11,9 @@
 // input may be wider than MID: its convolutions then take several chunks of it, as block b's and c's 2a always does.
 #pragma once
 
-#if defined(__CUDACC__)
-#include "intrinsics.cuh"
-#endif
+#include "instructions.cuh"
 
 namespace trtforge::res2 {
-
-using int8 = signed char;
 
 constexpr int TILE = 8;          // output pixels of a block, along H and W
 constexpr int HALO = TILE + 2;   // pixels under its 3x3 convolution
@@ -95,7 +91,7 @@ __device__ __forceinline__ float scaled(int sum, const Scales &scales, int i) {
     return __fadd_rn(__fmul_rn(__int2float_rn(sum), scales.m[i]), scales.b[i]);
 }
 
-// Half to even. `packed` does the clipping at -128 and 127.
+// Half to even. `pack_s8` does the clipping at -128 and 127.
 template <bool RELU> __device__ __forceinline__ int rounded(float value) {
     const int whole = __float2int_rn(value);
     return RELU && whole < 0 ? 0 : whole;
@@ -109,7 +105,7 @@ __device__ __forceinline__ uint2 quantized(const int (&sums)[4][4], int half, co
     int q[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) q[i] = rounded<RELU>(scaled(sums[i / 2][half * 2 + i % 2], scales, i));
-    return {packed(q[0], q[1], q[2], q[3]), packed(q[4], q[5], q[6], q[7])};
+    return {pack_s8(q[0], q[1], q[2], q[3]), pack_s8(q[4], q[5], q[6], q[7])};
 }
 
 // The same with a residual added before it is rounded, and ReLU.
@@ -122,7 +118,7 @@ __device__ __forceinline__ uint2 quantized(const int (&sums)[4][4], int half, co
         const float value = scaled(sums[i / 2][half * 2 + i % 2], scales, i);
         q[i] = rounded<true>(__fadd_rn(value, __fmul_rn(__int2float_rn(other), rescale)));
     }
-    return {packed(q[0], q[1], q[2], q[3]), packed(q[4], q[5], q[6], q[7])};
+    return {pack_s8(q[0], q[1], q[2], q[3]), pack_s8(q[4], q[5], q[6], q[7])};
 }
 
 template <typename S> struct Bottleneck {
@@ -254,20 +250,20 @@ template <typename S> struct Bottleneck {
                                              Row row) {
 #pragma unroll
         for (int k = 0; k < S::MID / GROUP; ++k) {
-            const int4 *from = reinterpret_cast<const int4 *>(weights) + (k * ACROSS + warp_across) * 64 + lane;
-            const int4 even = from[0], odd = from[32];
+            const uint4 *from = reinterpret_cast<const uint4 *>(weights) + (k * ACROSS + warp_across) * 64 + lane;
+            const uint4 even = from[0], odd = from[32];
             const int unit = first / 16 + 2 * k + lane / 16;
-            int pixels[COUNT][4];
+            unsigned pixels[COUNT][4];
 #pragma unroll
             for (int i = 0; i < COUNT; ++i)
                 if (has<ALL>(i)) load_matrices(pixels[i], rows.unit(row(tile_of(i) * ROWS + lane % 16), unit));
 #pragma unroll
             for (int i = 0; i < COUNT; ++i) {
                 if (!has<ALL>(i)) continue;
-                multiply_add(sums[i][0], pixels[i], even.x, even.y);
-                multiply_add(sums[i][1], pixels[i], even.z, even.w);
-                multiply_add(sums[i][2], pixels[i], odd.x, odd.y);
-                multiply_add(sums[i][3], pixels[i], odd.z, odd.w);
+                mma_s8(sums[i][0], pixels[i], even.x, even.y);
+                mma_s8(sums[i][1], pixels[i], even.z, even.w);
+                mma_s8(sums[i][2], pixels[i], odd.x, odd.y);
+                mma_s8(sums[i][3], pixels[i], odd.z, odd.w);
             }
         }
     }

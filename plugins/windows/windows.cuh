@@ -1,15 +1,15 @@
 // What the window loop computes on a GPU: windows cut out of a volume, and the accumulator they come back to.
 //
-// Plain C++17 but for CUDA's keywords and a few intrinsics, which host_shim.hpp gives to any other compiler: the tests
-// run this very source on a CPU. Float arithmetic goes through __fmul_rn, __fadd_rn, __fsub_rn and __fdiv_rn, which are
+// Plain C++17 but for CUDA's keywords, a few intrinsics and instructions.cuh, which host_shim.hpp gives to any other
+// compiler: the tests run this very source on a CPU. Float arithmetic goes through __fmul_rn, __fadd_rn, __fsub_rn and __fdiv_rn, which are
 // never contracted to a fused multiply-add: the bits are those of the accumulators in trtforge/runtime/windows.
 #pragma once
 
+#include "instructions.cuh"
+
 namespace trtforge {
 
-using int8 = signed char;
 using uint8 = unsigned char;
-using half = unsigned short;  // the bits of a float16
 
 // A voxel, or a size, along D, H and W.
 struct Index {
@@ -17,16 +17,7 @@ struct Index {
 };
 
 __device__ __forceinline__ float to_float(float value) { return value; }
-
-__device__ __forceinline__ float to_float(half bits) {
-#if defined(__CUDACC__)
-    float value;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
-    return value;
-#else
-    return half_to_float(bits);
-#endif
-}
+__device__ __forceinline__ float to_float(half bits) { return half_to_float(bits); }
 
 // Where this thread stands: z is the block's, y and x count threads.
 __device__ __forceinline__ Index place() {

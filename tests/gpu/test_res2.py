@@ -1,21 +1,20 @@
 """The res2 kernels on a GPU against Res2Int8 on the CPU, bit for bit. Needs an NVIDIA GPU; not yet run on one.
 
-`python tests/gpu/test_res2.py` runs a few small cases, which is what compute-sanitizer watches.
+`python -m tests.gpu.test_res2` runs a few small cases, which is what compute-sanitizer watches.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.plugins.res2 import stage
 from trtforge.backends.tensorrt_rtx_.environment import driver_problem
 from trtforge.engines.machine import compute_capability
 from trtforge.gpu import GpuMemory
@@ -24,6 +23,7 @@ from trtforge.plugins.res2.function import CONVOLUTIONS, Quantized
 from trtforge.plugins.res2.launch import CHANNELS_IN, KERNEL_SET, LOWEST_SM, launches, workspace_bytes
 from trtforge.plugins.res2.pack import from_chw32, packed, to_chw32
 
+ROOT = Path(__file__).parents[2]
 Array = np.ndarray[Any, Any]
 
 
@@ -38,19 +38,7 @@ def problem() -> str:
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(problem()), reason=problem() or "-")]
 
 
-def helpers() -> ModuleType:
-    """Random constants, and the reference: those of the tests that need no GPU."""
-    path = Path(__file__).parents[1] / "plugins" / "res2" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("res2_helpers", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
-
-
-tools = helpers()
-reference = tools.reference_of()
+reference = stage.reference_of()
 
 
 def on_gpu(x: Array, constants: Quantized) -> Array:
@@ -76,7 +64,7 @@ def on_gpu(x: Array, constants: Quantized) -> Array:
 
 
 def check(mid: int, batch: int, height: int, width: int, seed: int = 0) -> None:
-    x, constants = tools.images((batch, CHANNELS_IN, height, width), seed), tools.constants_of(mid, seed)
+    x, constants = stage.images((batch, CHANNELS_IN, height, width), seed), stage.constants_of(mid, seed)
     assert np.array_equal(on_gpu(x, constants), reference(x, constants))
 
 
@@ -94,7 +82,7 @@ def test_any_size(mid: int, size: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("value", [-128, 127])
 def test_the_largest_sums(value: int) -> None:
-    x, constants = np.full((2, CHANNELS_IN, 9, 9), value, np.int8), tools.constants_of(64)
+    x, constants = np.full((2, CHANNELS_IN, 9, 9), value, np.int8), stage.constants_of(64)
     for each in constants.convolutions:
         each.weight[::2] = 127
         each.weight[1::2] = -128
@@ -103,7 +91,7 @@ def test_the_largest_sums(value: int) -> None:
 
 def test_the_same_each_time() -> None:
     """Many blocks on every SM, again and again: a race would show."""
-    x, constants = tools.images((16, CHANNELS_IN, 56, 56)), tools.constants_of(64)
+    x, constants = stage.images((16, CHANNELS_IN, 56, 56)), stage.constants_of(64)
     first = on_gpu(x, constants)
     assert all(np.array_equal(on_gpu(x, constants), first) for _ in range(20))
 
@@ -114,8 +102,8 @@ def test_compute_sanitizer_finds_nothing(tool: str) -> None:
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         pytest.skip("compute-sanitizer is not on PATH")
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "1", sys.executable, str(Path(__file__))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "1", sys.executable, "-m", "tests.gpu.test_res2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

@@ -2,23 +2,23 @@
 
 In int8, and where values are only moved, against the ONNX functions in onnxruntime; the float normalization, whose sums
 onnxruntime takes in another order, against the same source compiled for the CPU.
-`python tests/gpu/test_unet3d_plugins.py` runs a few small cases, which is what compute-sanitizer watches.
+`python -m tests.gpu.test_unet3d_plugins` runs a few small cases, which is what compute-sanitizer watches.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.plugins import functions
+from tests.plugins.on_host import compile_for_host
 from trtforge.backends.tensorrt_rtx_.environment import driver_problem
 from trtforge.engines.machine import compute_capability
 from trtforge.gpu import GpuMemory
@@ -32,6 +32,7 @@ from trtforge.plugins.instance_norm_relu import launch as norm
 from trtforge.plugins.pixel_shuffle_3d import function as shuffle_function
 from trtforge.plugins.pixel_shuffle_3d import launch as shuffle
 
+ROOT = Path(__file__).parents[2]
 Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, Array]
 EPSILON = 1e-5
@@ -47,19 +48,6 @@ def problem() -> str:
 
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(problem()), reason=problem() or "-")]
-
-
-def helpers() -> ModuleType:
-    """Functions in onnxruntime, layouts, and the CPU's kernels: those of the tests that need no GPU."""
-    path = Path(__file__).parents[1] / "plugins" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("plugin_helpers", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tools = helpers()
 
 
 def on_gpu(
@@ -109,19 +97,19 @@ def check_norm_int8(shape: tuple[int, ...]) -> None:
     x, channels = integers(1, *shape), shape[1]
     tensors, (taken, _, given) = norm_tensors(x, channels), SCALES
     attributes = {"epsilon": EPSILON, "input_scale": taken, "output_scale": given}
-    want = tools.evaluated(norm_function.instance_norm_relu_int8(), *tensors.values(), **attributes)
-    tensors["x"] = tools.cdhw32(x, garbage=True)
+    want = functions.evaluated(norm_function.instance_norm_relu_int8(), *tensors.values(), **attributes)
+    tensors["x"] = functions.cdhw32(x, garbage=True)
     launches = norm.launches(shape, "int8", EPSILON, taken, given)
     workspace = norm.workspace_bytes(shape, "int8")
     got = on_gpu(norm.KERNEL_SET, launches, tensors, (tensors["x"].shape, np.int8), **workspace)
-    assert np.array_equal(tools.linear(got, channels), want)
+    assert np.array_equal(functions.linear(got, channels), want)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("shape", [(1, 32, 32, 32, 32), (2, 5, 13, 33, 31), (3, 320, 4, 4, 4), (1, 1, 1, 1, 1)])
 def test_float_normalization_has_the_bits_of_the_cpu(tmp_path: Path, shape: tuple[int, ...], dtype: str) -> None:
     launches, tensors, output, workspace = norm_float(shape, dtype)
-    host = tools.compile_for_host(norm.KERNEL_SET, norm.KERNELS, tmp_path)
+    host = compile_for_host(norm.KERNEL_SET, norm.KERNELS, tmp_path)
     want = host(launches, tensors, output, workspace)
     got = on_gpu(norm.KERNEL_SET, launches, tensors, output, **workspace)
     assert got.tobytes() == want.tobytes()
@@ -136,7 +124,7 @@ def test_float_normalization_is_the_same_each_time(dtype: str) -> None:
 
 def test_float_normalization_is_near_onnxruntime() -> None:
     launches, tensors, output, workspace = norm_float((2, 8, 32, 48, 40), "float32")
-    want = tools.evaluated(norm_function.instance_norm_relu(), *tensors.values(), epsilon=EPSILON)
+    want = functions.evaluated(norm_function.instance_norm_relu(), *tensors.values(), epsilon=EPSILON)
     got = on_gpu(norm.KERNEL_SET, launches, tensors, output, **workspace)
     assert np.abs(got - want).max() <= 1e-5
 
@@ -158,16 +146,16 @@ def check_shuffle(x: Array, skip: Array | None, scales: tuple[float, float, floa
     suffix = "_int8" if int8 else ""
     if skip is None:
         named.pop("skip_scale", None)
-        want = tools.evaluated(getattr(shuffle_function, f"pixel_shuffle_3d{suffix}")(), x, **named)
+        want = functions.evaluated(getattr(shuffle_function, f"pixel_shuffle_3d{suffix}")(), x, **named)
     else:
-        want = tools.evaluated(getattr(shuffle_function, f"pixel_shuffle_3d_concat{suffix}")(), x, skip, **named)
+        want = functions.evaluated(getattr(shuffle_function, f"pixel_shuffle_3d_concat{suffix}")(), x, skip, **named)
     tensors = {"x": x} if skip is None else {"x": x, "skip": skip}
     if not int8:
         got = on_gpu(shuffle.KERNEL_SET, launches, tensors, (want.shape, want.dtype))
     else:
-        tensors = {name: tools.cdhw32(array) for name, array in tensors.items()}
+        tensors = {name: functions.cdhw32(array) for name, array in tensors.items()}
         shape = (len(x), -(-channels // 32) + -(-behind // 32), *want.shape[2:], 32)
-        got = tools.linear(on_gpu(shuffle.KERNEL_SET, launches, tensors, (shape, np.int8)), channels + behind)
+        got = functions.linear(on_gpu(shuffle.KERNEL_SET, launches, tensors, (shape, np.int8)), channels + behind)
     assert got.tobytes() == want.tobytes()
 
 
@@ -201,18 +189,18 @@ def vectors(outputs: int, scale: float) -> dict[str, Array]:
 def check_first(shape: tuple[int, ...], outputs: int, stride: int) -> None:
     tensors = {"x": integers(4, *shape), "w": integers(5, outputs, 1, 3, 3, 3), **vectors(outputs, 1 / 600)}
     attributes = {"pads": [1] * 6, "strides": [stride] * 3}
-    want = tools.evaluated(conv_function.conv3d_small_int8(), *tensors.values(), **attributes)
+    want = functions.evaluated(conv_function.conv3d_small_int8(), *tensors.values(), **attributes)
     launches = conv.launches(shape, tensors["w"].shape, "int8", [1] * 6, [stride] * 3)
     output = ((shape[0], outputs // 32, *want.shape[2:], 32), np.int8)
-    assert np.array_equal(tools.linear(on_gpu(conv.KERNEL_SET, launches, tensors, output), outputs), want)
+    assert np.array_equal(functions.linear(on_gpu(conv.KERNEL_SET, launches, tensors, output), outputs), want)
 
 
 def check_last(shape: tuple[int, ...], outputs: int, dtype: str) -> None:
     tensors = {"x": integers(6, *shape), "w": integers(7, outputs, shape[1], 1, 1, 1), **vectors(outputs, 1e-3)}
     attributes = {"pads": [0] * 6, "strides": [1] * 3, "to": {"float32": 1, "float16": 10}[dtype]}
-    want = tools.evaluated(conv_function.conv3d_small_int8_to_float(), *tensors.values(), **attributes)
+    want = functions.evaluated(conv_function.conv3d_small_int8_to_float(), *tensors.values(), **attributes)
     launches = conv.launches(shape, tensors["w"].shape, dtype, [0] * 6, [1] * 3)
-    tensors["x"] = tools.cdhw32(tensors["x"])
+    tensors["x"] = functions.cdhw32(tensors["x"])
     assert on_gpu(conv.KERNEL_SET, launches, tensors, (want.shape, dtype)).tobytes() == want.tobytes()
 
 
@@ -236,8 +224,9 @@ def test_compute_sanitizer_finds_nothing(tool: str) -> None:
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         pytest.skip("compute-sanitizer is not on PATH")
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "1", sys.executable, str(Path(__file__))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    module = "tests.gpu.test_unet3d_plugins"
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "1", sys.executable, "-m", module]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

@@ -35,7 +35,7 @@ class Smooth(PluginKind):
     """x float32 [N, C] linear, w int8 -> y float16, twice as long; three launches of one kernel, then another."""
 
     name = "Smooth"
-    kernels = KernelSet("windows", ("kernel.cu", "windows.cuh"), "the kernels of this test")
+    kernels = KernelSet("windows", ("kernel.cu", "windows.cuh", "instructions.cuh"), "the kernels of this test")
     tensors = ("x", "w", "y")
     fields: ClassVar = {"steps": "int", "ratio": "float", "pads": "ints", "factors": "floats"}
     digests = 0
@@ -86,7 +86,7 @@ def test_scalars_of_launches_have_the_kernels_types() -> None:
 @pytest.mark.parametrize("kind", plugins.kinds().values(), ids=lambda kind: kind.name)
 def test_a_kind_of_ours_is_whole(kind: PluginKind) -> None:
     assert plugins.kinds()[kind.name] is kind
-    assert all((kind.kernels.folder / source).is_file() for source in kind.kernels.sources)
+    assert all(kind.kernels.source(source).is_file() for source in kind.kernels.sources)
     assert set(kind.fields.values()) <= {"int", "float", "ints", "floats"}
     assert len(set(kind.tensors)) == len(kind.tensors)
     assert kind.source_digest() == kind.source_digest()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.native.bindings import ALL, under
-from trtforge.kernels.cubins import plugin_folder
+from tests.plugins.windows.driver import driver_of_the_cpu
 
 HERE = Path(__file__).parent
 
@@ -29,25 +27,9 @@ def test_the_calibrators(release: str) -> None:
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the window loop's stand-in for NVIDIA's driver."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("needs a C++ compiler, and Linux")
-    folder = tmp_path_factory.mktemp("driver")
-    windows = HERE.parent / "plugins" / "windows"
-    flags = (
-        "-std=c++17",
-        "-O1",
-        "-shared",
-        "-fPIC",
-        "-ffp-contract=off",
-        "-Wl,-soname,libcuda.so.1",
-        "-Wno-attributes",
-    )
-    include = (f"-I{plugin_folder('windows')}", f"-I{plugin_folder('windows').parent}")
-    command = [compiler, *flags, *include, str(windows / "driver.cpp"), "-o", str(folder / "libcuda.so.1")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
+    if sys.platform != "linux":
+        pytest.skip("the stand-in is a shared library of Linux")
+    return driver_of_the_cpu(tmp_path_factory.mktemp("driver"))
 
 
 @pytest.mark.parametrize("soc", [False, True], ids=["card", "soc"])

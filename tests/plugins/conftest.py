@@ -1,132 +1,22 @@
-"""The kernels of a plugin compiled for this CPU, and the functions of a plugin run by onnxruntime.
-
-Memory of a launch lies between guards and comes filled with nonsense. Every launch is run twice, with threads and
-blocks in ascending and in descending order: the bits must be the same.
-"""
+"""What the tests of every plugin share: kernels for this CPU, functions in onnxruntime, NVRTC."""
 
 from __future__ import annotations
 
-import ctypes
 import re
-import shutil
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import FunctionProto, TensorProto, helper
+from onnx import FunctionProto
 
+from tests.plugins.functions import cdhw32, evaluated, linear, model_of
+from tests.plugins.on_host import HostKernels, compile_for_host
 from trtforge.kernels.cubins import KernelSet
-from trtforge.kernels.launch import Launch
-from trtforge.surgery.op import DOMAIN, DOMAIN_VERSION, call
 
 Array = np.ndarray[Any, Any]
-FLAGS = (
-    *("-std=c++17", "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing"),
-    "-fno-gnu-unique",  # each plugin has a `threadIdx` of its own, although all are loaded into one process
-    *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
-)
-GUARD = 256
-NONSENSE = 0x7D  # 2e37 as float32 (NaN could hide in a conversion to int8), NaN as float16, 125 as an integer
-
-HOST = """
-#include "host_shim.hpp"
-//
-#include "kernel.cu"
-
-extern "C" int launch(const char *name, const unsigned *shape, void *const *parameters, int descending) {{
-    const dim3 grid{{shape[0], shape[1], shape[2]}}, block{{shape[3], shape[4], shape[5]}};
-{cases}
-    return 1;
-}}
-"""
-CASE = '    if (!std::strcmp(name, "{0}")) return trtforge::launch({0}, grid, block, parameters, descending), 0;'
-
-
-class Memory:
-    """An array between guards. ``offset``: bytes by which its address misses a multiple of 256."""
-
-    def __init__(self, shape: Sequence[int], dtype: Any, offset: int = 0) -> None:
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        self.whole = np.full(size + 3 * GUARD + offset, NONSENSE, np.uint8)
-        self.start = GUARD + -(self.whole.ctypes.data) % 256 + offset
-        self.end = self.start + size
-        self.array = self.whole[self.start : self.end].view(dtype).reshape(shape)
-
-    def check(self, name: str) -> None:
-        assert (self.whole[: self.start] == NONSENSE).all(), f"a kernel wrote in front of {name}"
-        assert (self.whole[self.end :] == NONSENSE).all(), f"a kernel wrote behind {name}"
-
-
-class HostKernels:
-    """The kernels of one plugin, run as its `launch` module says."""
-
-    def __init__(self, library: Path) -> None:
-        self._launch = ctypes.CDLL(str(library)).launch
-        self._launch.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint), ctypes.c_void_p, ctypes.c_int]
-
-    def __call__(
-        self,
-        launches: Sequence[Launch],
-        tensors: Mapping[str, Array | None],
-        output: tuple[Sequence[int], Any],
-        workspace: Mapping[str, int] | None = None,
-        offset: int = 0,
-    ) -> Array:
-        """What the launches write to `y`. ``tensors``: inputs; one that is None has the address 0. ``output``: shape
-        and dtype. ``offset``: bytes by which tensors miss a multiple of 256."""
-        first, again = (self._run(launches, tensors, output, workspace or {}, offset, order) for order in (0, 1))
-        assert first.tobytes() == again.tobytes(), "the result depends on the order of the threads"
-        return first
-
-    def _run(
-        self,
-        launches: Sequence[Launch],
-        tensors: Mapping[str, Array | None],
-        output: tuple[Sequence[int], Any],
-        workspace: Mapping[str, int],
-        offset: int,
-        descending: int,
-    ) -> Array:
-        memory = {name: Memory((size,), np.uint8) for name, size in workspace.items()}
-        memory["y"] = Memory(*output, offset=offset)
-        given = {name: array for name, array in tensors.items() if array is not None}
-        for name, array in given.items():
-            memory[name] = Memory(array.shape, array.dtype, offset)
-            memory[name].array[...] = array
-        addresses = {name: np.uint64(each.array.ctypes.data) for name, each in memory.items()}
-        addresses |= {name: np.uint64(0) for name in tensors if name not in given}
-        for launch in launches:
-            assert launch.shared == 0
-            boxes = [np.array([addresses[each] if isinstance(each, str) else each]) for each in launch.arguments]
-            parameters = (ctypes.c_void_p * len(boxes))(*(box.ctypes.data for box in boxes))
-            shape = (ctypes.c_uint * 6)(*launch.grid, *launch.block)
-            done = self._launch(launch.kernel.encode(), shape, ctypes.addressof(parameters), descending)
-            assert done == 0, f"no kernel {launch.kernel!r}"
-        for name, each in memory.items():
-            each.check(name)
-        for name, array in given.items():
-            assert memory[name].array.tobytes() == array.tobytes(), f"a kernel wrote to {name}"
-        return memory["y"].array.copy()
-
-
-def compile_for_host(kernels: KernelSet, names: Sequence[str], folder: Path) -> HostKernels:
-    """A plugin's kernels of these names, in a library in ``folder``. Skips without a C++ compiler."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    source, library = folder / "host.cpp", folder / "kernels.so"
-    source.write_text(HOST.format(cases="\n".join(map(CASE.format, names))))
-    where = [f"-I{kernels.folder}", f"-I{kernels.folder.parent}"]
-    command = [compiler, *FLAGS, *where, str(source), "-o", str(library)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return HostKernels(library)
 
 
 @pytest.fixture(scope="session")
@@ -154,7 +44,7 @@ def ptx_of(nvrtc: Any) -> Callable[[KernelSet], dict[str, str]]:
     def compiled(kernels: KernelSet) -> dict[str, str]:
         source = (kernels.folder / kernels.sources[0]).read_bytes()
         _, program = nvrtc.nvrtcCreateProgram(source, b"kernel.cu", 0, [], [])
-        options = [b"-arch=compute_80", b"--std=c++17", f"-I{kernels.folder}".encode()]
+        options = [b"-arch=compute_80", b"--std=c++17", *(f"-I{each}".encode() for each in kernels.include_path)]
         (failed,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
         assert failed == nvrtc.nvrtcResult.NVRTC_SUCCESS
         _, size = nvrtc.nvrtcGetPTXSize(program)
@@ -181,37 +71,10 @@ def kernels_in_cubin(
     return found
 
 
-def evaluated(function: FunctionProto, *inputs: Array, dynamic: bool = False, **attributes: Any) -> Array:
-    """One function of ours in onnxruntime, as a model that holds nothing else."""
-    model = model_of(function, *inputs, dynamic=dynamic, **attributes)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (result,) = session.run(None, dict(zip(function.input, inputs, strict=True)))
-    return np.asarray(result)
-
-
 @pytest.fixture(scope="session")
 def run_function() -> Callable[..., Array]:
     """`evaluated`."""
     return evaluated
-
-
-def model_of(function: FunctionProto, *inputs: Array, dynamic: bool = False, **attributes: Any) -> onnx.ModelProto:
-    """A model of one call. ``dynamic``: the batch is not known when it is made. Checked, with full shape inference."""
-
-    def shape(array: Array) -> list[int | str]:
-        return ["N", *array.shape[1:]] if dynamic and array.ndim > 2 else [*array.shape]
-
-    taken = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), shape(array))
-        for name, array in zip(function.input, inputs, strict=True)
-    ]
-    given = helper.make_tensor_value_info("y", TensorProto.UNDEFINED, None)
-    graph = helper.make_graph([call(function.name, function.input, ["y"], "call", **attributes)], "g", taken, [given])
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
-    model = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    onnx.checker.check_model(inferred)
-    return inferred
 
 
 @pytest.fixture(scope="session")
@@ -223,25 +86,6 @@ def inferred_shape() -> Callable[..., list[int | str]]:
         return [size.dim_param or size.dim_value for size in sizes]
 
     return infer
-
-
-def cdhw32(array: Array, garbage: bool = False) -> Array:
-    """int8 [N, C, D, H, W] -> [N, ceil(C / 32), D, H, W, 32]; channels that fill up get zeros, or anything."""
-    n, c, *size = array.shape
-    blocks = -(-c // 32)
-    padded = np.zeros((n, blocks * 32, *size), np.int8)
-    if garbage:
-        padded[...] = np.random.default_rng(77).integers(-128, 128, padded.shape)
-    padded[:, :c] = array
-    return np.ascontiguousarray(np.moveaxis(padded.reshape(n, blocks, 32, *size), 2, -1))
-
-
-def linear(array: Array, channels: int) -> Array:
-    """The inverse; channels that fill up must be zero."""
-    n, blocks, *size, _ = array.shape
-    whole = np.moveaxis(array, -1, 2).reshape(n, blocks * 32, *size)
-    assert not whole[:, channels:].any(), "channels that fill up are not zero"
-    return whole[:, :channels]
 
 
 @pytest.fixture(scope="session")

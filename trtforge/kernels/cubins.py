@@ -29,6 +29,8 @@ SOC = frozenset({"7.2", "8.7", "10.1", "11.0"})
 """Xavier, Orin and Thor. Cubins of discrete GPUs do not run there, nor theirs elsewhere (CUDA programming guide,
 "binary compatibility")."""
 
+PLUGINS = Path(trtforge.__file__).parent / "plugins"
+
 INSTALL = "pip install 'trtforge[rtx]'"
 
 T = TypeVar("T")
@@ -71,9 +73,8 @@ def brought(files: Mapping[str, Path]) -> Iterator[Brought]:
 
 @dataclass(frozen=True)
 class KernelSet:
-    """The kernels of one plugin. ``sources``: files in its folder, the one to compile first, then what it includes.
-
-    ``title``: what a person calls them, for messages.
+    """The kernels of one plugin. ``sources``: files in its folder, the one to compile first, then what it includes;
+    those that all plugins share lie beside their folders. ``title``: what a person calls them, for messages.
     """
 
     plugin: str
@@ -84,9 +85,18 @@ class KernelSet:
     def folder(self) -> Path:
         return plugin_folder(self.plugin)
 
+    @property
+    def include_path(self) -> list[str]:
+        return [str(self.folder), str(PLUGINS)]
+
+    def source(self, name: str) -> Path:
+        """Where one of ``sources`` lies."""
+        own = self.folder / name
+        return own if own.is_file() else PLUGINS / name
+
     def digests(self) -> dict[str, str]:
         """Source file -> its sha256. Raises OSError."""
-        return {name: sha256_file(self.folder / name) for name in self.sources}
+        return {name: sha256_file(self.source(name)) for name in self.sources}
 
     def compile(self, sms: Sequence[str]) -> dict[str, bytes]:
         """Compute capability ("8.0") -> cubin, from trtforge's cache where it was compiled before.
@@ -117,7 +127,7 @@ class KernelSet:
 
 def plugin_folder(name: str) -> Path:
     """Where a plugin's sources lie."""
-    return Path(trtforge.__file__).parent / "plugins" / name
+    return PLUGINS / name
 
 
 def fitting(cubins: Mapping[str, T], sm: str) -> T:
@@ -177,7 +187,7 @@ class _Nvrtc:
                 next="install the NVRTC of a CUDA release that knows this GPU",
             )
         arch = f"sm_{sm.replace('.', '')}"
-        options = self._options(name=source.name, arch=arch, include_path=str(kernels.folder), **OPTIONS)
+        options = self._options(name=source.name, arch=arch, include_path=kernels.include_path, **OPTIONS)
         try:
             binary: Any = self._program(source.read_text(), "c++", options).compile("cubin").code
         except Exception as error:  # NVRTCError, whose module is private

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
+from tests.plugins import on_host
 from trtforge.plugins.conv3d_small import launch
 from trtforge.plugins.conv3d_small.function import conv3d_small_int8, conv3d_small_int8_to_float
 
@@ -67,7 +69,7 @@ def test_the_first_convolution(
     convolved: Any, run_function: Any, size: tuple[int, ...], outputs: int, batch: int, stride: int
 ) -> None:
     case = first_case(outputs, outputs, batch, size)
-    got, want = convolved(*case, "int8", stride), first_reference(run_function, case, stride)
+    got, want = convolved(*case, output="int8", stride=stride), first_reference(run_function, case, stride)
     assert np.array_equal(got, want)
     if want.size > 1000:
         assert len(np.unique(want)) > 200
@@ -79,7 +81,23 @@ def test_any_first_convolution(convolved: Any, run_function: Any, data: st.DataO
     size = tuple(data.draw(st.integers(1, most)) for most in (10, 10, 40))
     case = first_case(data.draw(st.integers(0, 99)), 32, data.draw(st.integers(1, 2)), size)
     stride, shift = data.draw(st.sampled_from([1, 2])), data.draw(st.sampled_from([0, 16]))
-    assert np.array_equal(convolved(*case, "int8", stride, shift), first_reference(run_function, case, stride))
+    assert np.array_equal(
+        convolved(*case, output="int8", stride=stride, shift=shift), first_reference(run_function, case, stride)
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_no_order_of_threads_changes_a_bit(convolved: Any, run_function: Any, stride: int) -> None:
+    case = first_case(5, 32, 1, (9, 9, 34))
+    got = convolved(*case, output="int8", stride=stride, schedules=on_host.EVERY)
+    assert np.array_equal(got, first_reference(run_function, case, stride))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_missing_barrier_would_be_seen(convolved: Any, stride: int) -> None:
+    case = first_case(5, 32, 1, (9, 9, 34))
+    run = partial(convolved, *case, output="int8", stride=stride)
+    assert not on_host.unseen_barriers(launch.KERNEL_SET, lambda schedules: run(schedules=schedules))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -88,7 +106,7 @@ def test_every_tap_meets_its_weight(convolved: Any, stride: int) -> None:
     w = integers(np.random.default_rng(0), 32, 1, 3, 3, 3)
     x = np.zeros((1, 1, 5, 5, 5), np.int8)
     x[0, 0, 2, 2, 2] = 1
-    got = convolved(x, w, np.ones(32, np.float32), np.zeros(32, np.float32), "int8", stride)
+    got = convolved(x, w, np.ones(32, np.float32), np.zeros(32, np.float32), output="int8", stride=stride)
     if stride == 1:
         assert np.array_equal(got[0, :, 1:4, 1:4, 1:4], w[:, 0, ::-1, ::-1, ::-1])
     else:
@@ -101,13 +119,13 @@ def test_extremes_of_the_first(convolved: Any, run_function: Any, value: int, we
     x, w = np.full((1, 1, 4, 4, 6), value, np.int8), np.full((32, 1, 3, 3, 3), weight, np.int8)
     multiplier = np.geomspace(1e-9, 1e30, 32).astype(np.float32)
     case = x, w, multiplier, np.linspace(-200, 200, 32).astype(np.float32)
-    assert np.array_equal(convolved(*case, "int8"), first_reference(run_function, case, 1))
+    assert np.array_equal(convolved(*case, output="int8"), first_reference(run_function, case, 1))
 
 
 def test_halves_go_to_even(convolved: Any) -> None:
     x, w = np.arange(-5, 6).astype(np.int8).reshape(1, 1, 1, 1, 11), np.zeros((32, 1, 3, 3, 3), np.int8)
     w[:, 0, 1, 1, 1] = 1
-    got = convolved(x, w, np.full(32, 0.5, np.float32), np.zeros(32, np.float32), "int8")
+    got = convolved(x, w, np.full(32, 0.5, np.float32), np.zeros(32, np.float32), output="int8")
     assert got[0, 17].reshape(-1).tolist() == [-2, -2, -2, -1, 0, 0, 0, 1, 2, 2, 2]
 
 
@@ -121,7 +139,7 @@ def test_the_last_convolution(
     convolved: Any, run_function: Any, size: tuple[int, ...], channels: int, batch: int, outputs: int, output: str
 ) -> None:
     case = last_case(outputs, channels, outputs, batch, size)
-    got, want = convolved(*case, output), last_reference(run_function, case, output)
+    got, want = convolved(*case, output=output), last_reference(run_function, case, output)
     assert got.dtype == want.dtype == output
     assert got.tobytes() == want.tobytes()
 
@@ -136,7 +154,7 @@ def test_extremes_of_the_last(convolved: Any, run_function: Any, output: str) ->
     multiplier = np.array([1, 1e-3, 4.5e-3, 2e-13, 1e-12, 1e35, -1e-15, 3e-10], np.float32)
     case = x, w, multiplier, np.array([0.25, 1, 0, 0, -3e-8, 0, 0, 0], np.float32)
     assert np.abs(case[0].astype(np.int64)[0, :, 0, 0, 0] @ w.astype(np.int64)[0, :, 0, 0, 0]) > 2**24
-    got, want = convolved(*case, output), last_reference(run_function, case, output)
+    got, want = convolved(*case, output=output), last_reference(run_function, case, output)
     assert got.tobytes() == want.tobytes()
 
 

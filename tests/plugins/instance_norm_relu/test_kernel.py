@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.plugins import on_host
 from trtforge.plugins.instance_norm_relu import launch
 from trtforge.plugins.instance_norm_relu.function import instance_norm_relu, instance_norm_relu_int8
 from trtforge.plugins.instance_norm_relu.plugin import KINDS
@@ -207,6 +209,28 @@ def test_int8_means_the_float_function(normalized: Any, run_function: Any, layou
     assert np.abs(got * 0.04 - np.minimum(want, 127 * 0.04)).max() <= 0.02 + 1e-5
 
 
+# ---- schedules ------------------------------------------------------------------------------------------------------
+
+
+def under(schedules: Any, normalized: Any, layout: Any, dtype: str) -> Array:
+    """Of a tensor of a few chunks, in CDHW32 where it is int8."""
+    x = np.random.default_rng(3).integers(-90, 100, (1, 32, 9, 16, 31)).astype(dtype)
+    scale, bias = parameters(32, np.random.default_rng(0))
+    given, scales = (layout.cdhw32(x), (0.03, 0.021)) if dtype == "int8" else (x, ())
+    made: Array = normalized(given, scale, bias, EPSILON, *scales, schedules=schedules)
+    return made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_no_order_of_threads_changes_a_bit(normalized: Any, layout: Any, dtype: str) -> None:
+    assert len(np.unique(under(on_host.EVERY, normalized, layout, dtype))) > 40
+
+
+def test_a_missing_barrier_would_be_seen(normalized: Any, layout: Any) -> None:
+    runs = [partial(under, normalized=normalized, layout=layout, dtype=dtype) for dtype in ("float32", "int8")]
+    assert not on_host.unseen_barriers(launch.KERNEL_SET, *runs)
+
+
 # ---- launches and binaries -----------------------------------------------------------------------------------------
 
 
@@ -225,6 +249,17 @@ def test_chunks_cover_every_voxel(shape: tuple[int, ...], dtype: str) -> None:
     assert {sums.kernel, merge.kernel, apply.kernel} <= set(launch.KERNELS)
     if dtype == "int8":
         assert chunk * 128 * 128 < 2**31
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_workspace_serves_every_smaller_volume(dtype: str) -> None:
+    """Around the sizes where a chunk doubles: 512 chunks of 1024 voxels are 257 of 2048 with one voxel more."""
+    most = 0
+    for voxels in sorted((1 << power) + more for power in range(10, 28) for more in (-1, 0, 1)):
+        shape = (2, 3, voxels, 1, 1)
+        planes, chunks, _ = launch.launches(shape, dtype, EPSILON, 1, 1)[0].grid
+        most = max(most, planes * chunks * (64 * 4 if dtype == "int8" else 2 * 8))
+        assert launch.workspace_bytes(shape, dtype)["partial"] == most
 
 
 def test_what_cannot_be_launched_is_refused() -> None:

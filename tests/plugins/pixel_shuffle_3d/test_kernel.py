@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.plugins import on_host
 from trtforge.plugins.pixel_shuffle_3d import function, launch
 
 Array = np.ndarray[Any, Any]
@@ -73,6 +75,20 @@ def test_memory_that_begins_anywhere(shuffled: Any, run_function: Any, dtype: st
     want = reference(run_function, x, skip, EQUAL)
     for offset in (8, 4, np.dtype(dtype).itemsize):
         assert shuffled(x, skip, offset=offset).tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_no_order_of_threads_changes_a_bit(shuffled: Any, run_function: Any, dtype: str) -> None:
+    x, skip = values((1, 256, 3, 5, 9), dtype), values((1, 32, 6, 10, 18), dtype, 1)
+    got = shuffled(x, skip, *EQUAL, schedules=on_host.EVERY)
+    assert got.tobytes() == reference(run_function, x, skip, EQUAL).tobytes()
+
+
+def test_a_read_of_16_bytes_where_they_do_not_begin_would_be_seen(shuffled: Any) -> None:
+    """Of the harness. int8 tensors have to begin on a multiple of 16."""
+    x = values((1, 256, 1, 1, 4), "int8")
+    ended, _ = on_host.end_of(lambda: shuffled(x, None, *EQUAL, offset=8))
+    assert ended == signal.SIGILL
 
 
 def test_equal_scales_change_no_value(shuffled: Any) -> None:

@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from tests.plugins.res2.stage import shapes
 from trtforge.backends.tensorrt_rtx_.environment import driver_problem
 from trtforge.plugins.res2.launch import launches
 
@@ -27,10 +28,10 @@ def benchmark() -> ModuleType:
     return module
 
 
-def test_operations_are_those_of_the_weights(benchmark, tools) -> None:
+def test_operations_are_those_of_the_weights(benchmark) -> None:
     for mid in (32, 64):
         stage = benchmark.Stage(mid, 3, 56)
-        products = sum(int(np.prod(shape)) for shape in tools.shapes(mid)) * 3 * 56 * 56
+        products = sum(int(np.prod(shape)) for shape in shapes(mid)) * 3 * 56 * 56
         assert sum(stage.operations(block) for block in "abc") == 2 * products
         counted = [stage.bytes(block) for block in "abc"]
         assert counted == [channels * 3 * 56 * 56 for channels in (64 + 4 * mid, 8 * mid, 8 * mid)]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from tests.plugins.res2 import stage
 from trtforge.ort import open_session, session_options
 from trtforge.plugins.res2.function import CONVOLUTIONS, RANGES, float_function, int8_function, quantized
 from trtforge.plugins.res2.launch import CHANNELS_IN
@@ -16,21 +17,21 @@ Array = np.ndarray[Any, Any]
 USED = [at for at in range(RANGES) if at not in (4, 8, 12)]
 
 
-def floats_of(tools: Any, mid: int) -> tuple[list[Array], list[Array]]:
+def floats_of(mid: int) -> tuple[list[Array], list[Array]]:
     rng = np.random.default_rng(mid)
-    shapes = tools.shapes(mid)
+    shapes = stage.shapes(mid)
     weights = [rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape).astype(np.float32) for shape in shapes]
     return weights, [rng.normal(0, 0.1, shape[0]).astype(np.float32) for shape in shapes]
 
 
-def computed(tools: Any, x: Array, weights: list[Array], biases: list[Array]) -> dict[str, Array]:
+def computed(x: Array, weights: list[Array], biases: list[Array]) -> dict[str, Array]:
     """The stage in NumPy, float64: every activation by name."""
     parts = dict(zip(CONVOLUTIONS, zip(weights, biases, strict=True), strict=True))
     made: dict[str, Array] = {"x": x.astype(np.float64)}
 
     def conv(name: str, source: str) -> Array:
         weight, bias = parts[name]
-        made[name] = tools.convolved(made[source], weight.astype(np.float64)) + bias[None, :, None, None]
+        made[name] = stage.convolved(made[source], weight.astype(np.float64)) + bias[None, :, None, None]
         return made[name]
 
     source = "x"
@@ -56,16 +57,16 @@ def interleaved(weights: list[Array], biases: list[Array]) -> list[Array]:
 
 
 @pytest.mark.parametrize("mid", [16, 64])
-def test_the_float_function_is_the_stage(tools, mid: int) -> None:
-    weights, biases = floats_of(tools, mid)
+def test_the_float_function_is_the_stage(mid: int) -> None:
+    weights, biases = floats_of(mid)
     x = np.random.default_rng(0).normal(size=(2, CHANNELS_IN, 6, 5)).astype(np.float32)
-    got = tools.run(float_function(), [x, *interleaved(weights, biases)])
-    np.testing.assert_allclose(got, computed(tools, x, weights, biases)["c_out"], rtol=1e-4, atol=1e-4)
+    got = stage.run(float_function(), [x, *interleaved(weights, biases)])
+    np.testing.assert_allclose(got, computed(x, weights, biases)["c_out"], rtol=1e-4, atol=1e-4)
 
 
-def test_the_float_function_is_the_graph_it_stands_for(tools) -> None:
+def test_the_float_function_is_the_graph_it_stands_for() -> None:
     """The 22 nodes written out, one by one, in onnxruntime, which may fuse them otherwise than in a function."""
-    weights, biases = floats_of(tools, 16)
+    weights, biases = floats_of(16)
     x = np.random.default_rng(0).normal(size=(1, CHANNELS_IN, 9, 7)).astype(np.float32)
     nodes, source = [], "x"
 
@@ -89,23 +90,23 @@ def test_the_float_function_is_the_graph_it_stands_for(tools) -> None:
     graph = helper.make_graph(nodes, "plain", infos, [output])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     (want,) = open_session(model, None, session_options(threads=1)).run(None, feeds)
-    got = tools.run(float_function(), list(feeds.values()))
+    got = stage.run(float_function(), list(feeds.values()))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("mid", [32, 64])
-def test_the_int8_function_is_its_formula(tools, mid: int) -> None:
-    if not tools.onnxruntime_is_exact():
+def test_the_int8_function_is_its_formula(mid: int) -> None:
+    if not stage.onnxruntime_is_exact():
         pytest.skip("onnxruntime's int8 sums saturate on this CPU: it has no VNNI")
-    x, constants = tools.images((2, CHANNELS_IN, 5, 8)), tools.constants_of(mid)
-    got = tools.run(int8_function(), [x, *constants.inputs()])
-    assert np.array_equal(got, tools.by_formula(x, constants))
+    x, constants = stage.images((2, CHANNELS_IN, 5, 8)), stage.constants_of(mid)
+    got = stage.run(int8_function(), [x, *constants.inputs()])
+    assert np.array_equal(got, stage.by_formula(x, constants))
 
 
-def test_int8_follows_the_float_function(reference, tools) -> None:
-    weights, biases = floats_of(tools, 32)
+def test_int8_follows_the_float_function(reference) -> None:
+    weights, biases = floats_of(32)
     x = np.random.default_rng(3).normal(size=(2, CHANNELS_IN, 12, 12)).astype(np.float32)
-    made = computed(tools, x, weights, biases)
+    made = computed(x, weights, biases)
     ranges = ranges_of(made)
     fed = np.clip(np.rint(x / (ranges[0] / 127)), -127, 127).astype(np.int8)
     got = reference(fed, quantized(weights, biases, ranges)) * (ranges[13] / 127)
@@ -114,8 +115,8 @@ def test_int8_follows_the_float_function(reference, tools) -> None:
     assert noise < 2e-3
 
 
-def test_scales_are_as_documented(tools) -> None:
-    weights, biases = floats_of(tools, 32)
+def test_scales_are_as_documented() -> None:
+    weights, biases = floats_of(32)
     weights[3][5] = 0
     ranges = [float(at + 1) for at in range(RANGES)]
     made = quantized(weights, biases, ranges)
@@ -131,8 +132,8 @@ def test_scales_are_as_documented(tools) -> None:
 
 
 @pytest.mark.parametrize("at", range(RANGES))
-def test_all_ranges_count_but_those_of_2c(tools, at: int) -> None:
-    weights, biases = floats_of(tools, 32)
+def test_all_ranges_count_but_those_of_2c(at: int) -> None:
+    weights, biases = floats_of(32)
     ranges = [3.0] * RANGES
     before = quantized(weights, biases, ranges).inputs()
     ranges[at] = 5.0
@@ -141,8 +142,8 @@ def test_all_ranges_count_but_those_of_2c(tools, at: int) -> None:
     assert same == (at not in USED)
 
 
-def test_what_is_no_number_is_refused(tools) -> None:
-    weights, biases = floats_of(tools, 32)
+def test_what_is_no_number_is_refused() -> None:
+    weights, biases = floats_of(32)
     with pytest.raises(ValueError, match="13"):
         quantized(weights, biases, [1.0] * 13)
     biases[4][0] = np.nan
@@ -150,7 +151,7 @@ def test_what_is_no_number_is_refused(tools) -> None:
         quantized(weights, biases, [1.0] * RANGES)
 
 
-def test_a_range_of_zeros_has_scale_one(tools) -> None:
-    weights, biases = floats_of(tools, 32)
+def test_a_range_of_zeros_has_scale_one() -> None:
+    weights, biases = floats_of(32)
     made = quantized(weights, biases, [0.0] * RANGES)
     assert made.residual.tolist() == [1, 1, 1]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.plugins import on_host
+from tests.plugins.res2 import stage
 from trtforge.plugins.res2.function import CONVOLUTIONS, Quantized, QuantizedConvolution
 from trtforge.plugins.res2.launch import CHANNELS_IN, KERNEL_SET, KERNELS, WIDTHS, launches, served, workspace_bytes
 from trtforge.plugins.res2.pack import from_chw32, packed, packed_chunk, to_chw32
@@ -25,66 +27,65 @@ def replaced(constants: Quantized, **changes: QuantizedConvolution) -> Quantized
 
 @pytest.mark.parametrize("mid", MIDS)
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 8, 8), (2, 7, 9), (3, 3, 20), (1, 17, 8)])
-def test_any_size_and_batch(host, reference, tools, mid: int, size: tuple[int, int, int]) -> None:
+def test_any_size_and_batch(host, reference, mid: int, size: tuple[int, int, int]) -> None:
     batch, height, width = size
-    x, constants = tools.images((batch, CHANNELS_IN, height, width), seed=height), tools.constants_of(mid, seed=width)
+    x, constants = stage.images((batch, CHANNELS_IN, height, width), seed=height), stage.constants_of(mid, seed=width)
     want = reference(x, constants)
     assert len(np.unique(want)) > 20
     assert np.array_equal(host.stage(x, constants), want)
 
 
-def test_the_size_of_the_network(host, reference, tools) -> None:
-    x, constants = tools.images((2, CHANNELS_IN, 56, 56)), tools.constants_of(32)
-    assert np.array_equal(host.stage(x, constants), reference(x, constants))
+def test_the_size_of_the_network(host, reference) -> None:
+    x, constants = stage.images((2, CHANNELS_IN, 56, 56)), stage.constants_of(32)
+    assert np.array_equal(host.stage(x, constants, on_host.Schedule(7)), reference(x, constants))
 
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("order", [0, 1, 7, 8])
 @pytest.mark.parametrize("mid", MIDS)
-def test_no_order_of_threads_or_copies_changes_a_bit(host, reference, tools, mid: int, order: int, late: bool) -> None:
-    x, constants = tools.images((1, CHANNELS_IN, 9, 9), seed=order), tools.constants_of(mid, seed=order)
-    assert np.array_equal(host.stage(x, constants, tools.Schedule(order, late)), reference(x, constants))
+def test_no_order_of_threads_or_copies_changes_a_bit(host, reference, mid: int, order: int, late: bool) -> None:
+    x, constants = stage.images((1, CHANNELS_IN, 9, 9), seed=order), stage.constants_of(mid, seed=order)
+    assert np.array_equal(host.stage(x, constants, on_host.Schedule(order, late)), reference(x, constants))
 
 
 @pytest.mark.parametrize(
     ("there", "instead"),
     [
-        ("        __syncthreads();\n", ""),
         ("wait_copies<1>", "wait_copies<2>"),
         ("fetch(chunk + 2)", "fetch(chunk + 3)"),
     ],
 )
-def test_a_missing_barrier_or_wait_would_be_seen(
-    compiled, reference, tools, tmp_path: Path, there: str, instead: str
-) -> None:
+def test_a_missing_wait_would_be_seen(tmp_path: Path, there: str, instead: str) -> None:
     """Of the harness: the source with a mistake gives other results."""
-    folder = tmp_path / "res2"
-    shutil.copytree(KERNEL_SET.folder, folder)
-    source = (folder / "res2.cuh").read_text()
+    source = (KERNEL_SET.folder / "res2.cuh").read_text()
     assert source.count(there) == 1
-    (folder / "res2.cuh").write_text(source.replace(there, instead))
-    wrong = compiled(folder)
-    x, constants = tools.images((1, CHANNELS_IN, 9, 9)), tools.constants_of(32)
-    want = reference(x, constants)
-    schedules = [tools.Schedule(order, late) for order in (0, 1) for late in (False, True)]
-    assert not all(np.array_equal(wrong.stage(x, constants, each), want) for each in schedules)
+    (tmp_path / "res2.cuh").write_text(source.replace(there, instead))
+    shutil.copy(KERNEL_SET.folder / "kernel.cu", tmp_path)
+    wrong = stage.Host(on_host.compile_for_host(KERNEL_SET, KERNELS, tmp_path))
+    with pytest.raises(AssertionError, match="depends on the order"):
+        wrong.stage(stage.images((1, CHANNELS_IN, 9, 9)), stage.constants_of(32), *on_host.EVERY[:4])
 
 
-def test_matrix_loads_meet_no_bank_twice(host, tools) -> None:
-    before = host.conflicts
+def test_a_missing_barrier_would_be_seen(host) -> None:
+    x, constants = stage.images((1, CHANNELS_IN, 9, 9)), stage.constants_of(32)
+    assert not on_host.unseen_barriers(KERNEL_SET, lambda schedules: host.stage(x, constants, *schedules))
+
+
+def test_matrix_loads_meet_no_bank_twice(host) -> None:
+    before = host.kernels.conflicts
     for mid in MIDS:
-        host.stage(tools.images((1, CHANNELS_IN, 9, 10)), tools.constants_of(mid))
-    assert host.conflicts == before
+        host.stage(stage.images((1, CHANNELS_IN, 9, 10)), stage.constants_of(mid))
+    assert host.kernels.conflicts == before
 
 
 @pytest.mark.parametrize("mid", MIDS)
 @pytest.mark.parametrize("weight", [-128, 127])
 @pytest.mark.parametrize("value", [-128, 127])
-def test_the_largest_sums(host, reference, tools, mid: int, weight: int, value: int) -> None:
+def test_the_largest_sums(host, reference, mid: int, weight: int, value: int) -> None:
     """Scales bring the sums back into int8, so that each is seen; every other channel's sign is turned."""
     x = np.full((1, CHANNELS_IN, 5, 6), value, np.int8)
     convolutions = []
-    for number, (outputs, inputs, size, _) in enumerate(tools.shapes(mid)):
+    for number, (outputs, inputs, size, _) in enumerate(stage.shapes(mid)):
         filters = np.full((outputs, inputs, size, size), weight, np.int8)
         largest = float(inputs * size * size * 128 * 128)
         sign = np.where(np.arange(outputs) % 2 == number % 2, 1, -1)
@@ -98,14 +99,14 @@ def test_the_largest_sums(host, reference, tools, mid: int, weight: int, value: 
 
 
 @pytest.mark.parametrize("mid", MIDS)
-def test_everything_clipped(host, reference, tools, mid: int) -> None:
+def test_everything_clipped(host, reference, mid: int) -> None:
     """Far beyond int8 on both sides, where 2c and the residual pull apart: -128 is a value of branch1."""
-    constants = tools.constants_of(mid)
+    constants = stage.constants_of(mid)
     huge = [
         QuantizedConvolution(each.weight, each.multiplier * np.float32(1e6), each.bias)
         for each in constants.convolutions
     ]
-    x = tools.images((1, CHANNELS_IN, 6, 11))
+    x = stage.images((1, CHANNELS_IN, 6, 11))
     for residual in (1.0, -1.0, 3e4):
         wide = Quantized(tuple(huge), np.full(3, residual, np.float32))
         want = reference(x, wide)
@@ -114,11 +115,11 @@ def test_everything_clipped(host, reference, tools, mid: int) -> None:
 
 
 @pytest.mark.parametrize("mid", MIDS)
-def test_ties_go_to_the_even_number(host, reference, tools, mid: int) -> None:
+def test_ties_go_to_the_even_number(host, reference, mid: int) -> None:
     """Scales are powers of two: half of the values lie between two integers."""
     rng = np.random.default_rng(mid)
     convolutions = []
-    for outputs, inputs, size, _ in tools.shapes(mid):
+    for outputs, inputs, size, _ in stage.shapes(mid):
         filters = np.where(
             rng.random((outputs, inputs, size, size)) < 8 / (inputs * size * size), rng.choice([-1, 1]), 0
         ).astype(np.int8)
@@ -134,11 +135,11 @@ def test_ties_go_to_the_even_number(host, reference, tools, mid: int) -> None:
 
 
 @pytest.mark.parametrize("mid", MIDS)
-def test_the_product_is_rounded_before_the_sum(host, reference, tools, mid: int) -> None:
+def test_the_product_is_rounded_before_the_sum(host, reference, mid: int) -> None:
     """A fused multiply-add would round other values: only branch1 and the residual are not zero here, the sums of
     branch1 are known, and B makes a tie of the rounded product."""
     rng = np.random.default_rng(1)
-    constants = tools.constants_of(mid)
+    constants = stage.constants_of(mid)
     outputs = 4 * mid
     filters = rng.integers(1, 128, (outputs, CHANNELS_IN, 1, 1)).astype(np.int8)
     sums = filters.sum((1, 2, 3)) * 3
@@ -164,15 +165,15 @@ def test_the_product_is_rounded_before_the_sum(host, reference, tools, mid: int)
     assert np.array_equal(got, reference(x, shown))
 
 
-def test_what_lies_outside_the_image_is_zero_after_2a(host, reference, tools) -> None:
+def test_what_lies_outside_the_image_is_zero_after_2a(host, reference) -> None:
     """Not what 2a would make of zeros: its biases are large here."""
-    constants = tools.constants_of(32)
+    constants = stage.constants_of(32)
     old = dict(zip(CONVOLUTIONS, constants.convolutions, strict=True))
     biased = {
         name: QuantizedConvolution(old[name].weight, old[name].multiplier, np.full_like(old[name].bias, 90))
         for name in ("a_2a", "b_2a", "c_2a")
     }
-    x, constants = tools.images((1, CHANNELS_IN, 10, 3)), replaced(constants, **biased)
+    x, constants = stage.images((1, CHANNELS_IN, 10, 3)), replaced(constants, **biased)
     assert np.array_equal(host.stage(x, constants), reference(x, constants))
 
 
@@ -187,21 +188,21 @@ def test_a_chunk_lies_as_the_product_wants_it() -> None:
         assert made[step, group, upper, lane, product, half, byte] == weight[output, taken]
 
 
-def test_chw32_there_and_back(tools) -> None:
-    x = tools.images((2, 96, 3, 5))
+def test_chw32_there_and_back() -> None:
+    x = stage.images((2, 96, 3, 5))
     grouped = to_chw32(x)
     assert grouped.shape == (2, 3, 3, 5, 32)
     assert grouped[1, 2, 0, 4, 7] == x[1, 71, 0, 4]
     assert np.array_equal(from_chw32(grouped), x)
 
 
-def test_three_launches_read_all_that_is_packed(tools) -> None:
+def test_three_launches_read_all_that_is_packed() -> None:
     for mid in MIDS:
         names = {f"{block}_{part}" for block in "abc" for part in ("weights", "scales")}
-        made = packed(tools.constants_of(mid).inputs())
+        made = packed(stage.constants_of(mid).inputs())
         assert set(made) == names
         assert sum(each.size for name, each in made.items() if "weights" in name) == sum(
-            int(np.prod(shape)) for shape in tools.shapes(mid)
+            int(np.prod(shape)) for shape in stage.shapes(mid)
         )
         assert all(made[name].size % 4 == 0 for name in names)  # the next lies on a multiple of 16 bytes
         planned = launches(mid, 3, 57, 16)
@@ -230,26 +231,26 @@ def test_widths_that_are_served_can_be_launched(channels: tuple[int, int, int]) 
             launches(mid, 1, 8, 8, channels_in=channels_in)
 
 
-def test_weights_of_another_stage_are_refused(tools) -> None:
-    inputs = tools.constants_of(32).inputs()
+def test_weights_of_another_stage_are_refused() -> None:
+    inputs = stage.constants_of(32).inputs()
     inputs[3 * CONVOLUTIONS.index("b_2a")] = np.zeros((32, 64, 1, 1), np.int8)
     with pytest.raises(ValueError, match=r"b_2a is \[32, 64, 1, 1\], not \[32, 128, 1, 1\]"):
         packed(inputs)
 
 
 @pytest.mark.parametrize("name", ["a_2a", "a_branch1"])
-def test_weights_for_another_input_are_refused(tools, name: str) -> None:
+def test_weights_for_another_input_are_refused(name: str) -> None:
     """Both of block a's convolutions of the input: what 2a reads says how wide it is."""
-    inputs = tools.constants_of(32).inputs()
+    inputs = stage.constants_of(32).inputs()
     at = 3 * CONVOLUTIONS.index(name)
     inputs[at] = inputs[at][:, :32]
     with pytest.raises(ValueError, match="for 32 input and 32 inner" if name == "a_2a" else r"a_branch1 is \[128, 32,"):
         packed(inputs)
 
 
-def test_chunks_lie_in_the_order_of_their_use(tools) -> None:
+def test_chunks_lie_in_the_order_of_their_use() -> None:
     """Block a of the thin stage: two chunks of 2a, nine taps, then two of branch1 and one of 2c, four times."""
-    inputs = tools.constants_of(32).inputs()
+    inputs = stage.constants_of(32).inputs()
     weight = {name: inputs[3 * at] for at, name in enumerate(CONVOLUTIONS)}
     made = packed(inputs)["a_weights"].reshape(-1, 32 * 32)
     assert len(made) == 2 + 9 + 4 * 3

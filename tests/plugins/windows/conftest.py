@@ -11,27 +11,19 @@ from __future__ import annotations
 import ctypes
 import functools
 import inspect
-import shutil
-import subprocess
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.plugins import on_host
 from trtforge.backends.base import TensorSpec
-from trtforge.kernels.cubins import plugin_folder
 from trtforge.runtime.windows import cuda
-from trtforge.runtime.windows.cubins import KERNELS
+from trtforge.runtime.windows.cubins import KERNELS, WINDOWS
 
-FLAGS = (
-    *("-std=c++17", "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing"),
-    "-fno-gnu-unique",  # each plugin has a `threadIdx` of its own, although all are loaded into one process
-    *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
-)
 GUARD = 64
 NONSENSE = 0xFF  # NaN as float16 and float32, 255 as a label
 
@@ -39,16 +31,14 @@ Array = np.ndarray[Any, Any]
 
 
 class Kernels:
-    """Kernels by name."""
+    """Kernels by name. ``host``: HostKernels of the folder above, and ``schedule`` chooses one for a launch."""
 
-    def __init__(self, library: Path) -> None:
-        self._launch = ctypes.CDLL(str(library)).launch
-        self._launch.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint), ctypes.c_void_p]
+    def __init__(self, host: Any, schedule: Callable[[object], Any]) -> None:
+        self._host, self._schedule = host, schedule
 
     def launch(self, name: str, grid: Sequence[int], block: Sequence[int], parameters: int) -> None:
         """``parameters``: address of an array of addresses of the arguments, as cuLaunchKernel takes them."""
-        shape = (ctypes.c_uint * 6)(*grid, *block)
-        assert self._launch(name.encode(), shape, parameters) == 0, f"no kernel {name!r}"
+        self._host.launch(name, grid, block, parameters, self._schedule((name, *grid, *block)))
 
     def __call__(self, name: str, threads: tuple[int, int, int], *arguments: Any) -> None:
         """Arguments: arrays, and NumPy scalars of the kernel's types. ``threads``: along D, H and W."""
@@ -59,25 +49,8 @@ class Kernels:
 
 
 @pytest.fixture(scope="session")
-def compiled() -> Callable[..., None]:
-    """Compiles a C++ source of this folder, with the kernels in reach, into a shared library."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-
-    def compile_into(source: Path, library: Path, *more: str) -> None:
-        command = [compiler, *FLAGS, f"-I{plugin_folder('windows')}", str(source), "-o", str(library), *more]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-
-    return compile_into
-
-
-@pytest.fixture(scope="session")
-def kernels(compiled: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    library = tmp_path_factory.mktemp("kernels") / "windows.so"
-    compiled(Path(__file__).with_name("host.cpp"), library)
-    return Kernels(library)
+def kernels(host_kernels: Callable[..., Any]) -> Kernels:
+    return Kernels(host_kernels(WINDOWS, KERNELS), on_host.another)
 
 
 def checked(real: Any, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -150,9 +150,9 @@ API cuLibraryUnload(void *) { return SUCCESS; }
 API cuLaunchKernelEx(const Config *config, const char *kernel, void **parameters, void **) {
     const auto &[gx, gy, gz] = config->grid;
     const auto &[bx, by, bz] = config->block;
-    const Work work = prepared(kernel, {gx, gy, gz}, {bx, by, bz}, parameters);
-    if (!work) return NOT_FOUND;
-    return config->stream->put(work), SUCCESS;
+    const auto launch = prepared(kernel, {gx, gy, gz}, {bx, by, bz}, parameters);
+    if (!launch) return NOT_FOUND;
+    return config->stream->put([=] { launch({7, true, 0}); }), SUCCESS;
 }
 
 API cuStreamBeginCapture(Stream *stream, int) { return stream->captured = new Graph, SUCCESS; }

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugins.windows.driver import driver_of_the_cpu
+
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def driver(compiled, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("driver")
-    compiled(HERE / "driver.cpp", folder / "libcuda.so.1", "-Wl,-soname,libcuda.so.1")
-    return folder
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return driver_of_the_cpu(tmp_path_factory.mktemp("driver"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the stand-in is a shared library of Linux")

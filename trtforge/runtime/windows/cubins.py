@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trtforge.kernels.cubins import KernelSet
 
-WINDOWS = KernelSet("windows", ("kernel.cu", "windows.cuh"), "the window kernels")
+WINDOWS = KernelSet("windows", ("kernel.cu", "windows.cuh", "instructions.cuh"), "the window kernels")
 KERNELS = (
     "slice_int8",
     "slice_float16",
