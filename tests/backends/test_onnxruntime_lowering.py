@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from trtforge.backends.onnxruntime_ import biases, lowering
+from trtforge.backends.onnxruntime_ import biases
 from trtforge.backends.onnxruntime_.checkpoints import exposing
 from trtforge.backends.onnxruntime_.forms import EXACT
-from trtforge.backends.onnxruntime_.lowering import NARROW_LIMIT, lower
+from trtforge.backends.onnxruntime_.lowering import lower
+from trtforge.backends.onnxruntime_.products import NARROW_LIMIT, Products
 from trtforge.backends.onnxruntime_.session import configured
 from trtforge.backends.onnxruntime_.signs import nonnegative
 from trtforge.backends.sqnr import Sqnr
@@ -70,20 +73,42 @@ def test_relu6_and_the_bias_behind_a_matmul_are_taken_in(relu6, tmp_path):
     assert ops["QLinearConv"] == 7
     assert ops["QLinearAdd"] == 1
     assert ops["QGemm"] == 1
-    assert ops["Clip"] == ops["FusedConv"] == ops["Gemm"] == 0
-    assert report.finer == 4
+    assert ops["FusedConv"] == ops["Gemm"] == 0
+    assert ops["Clip"] == 4  # of integers, behind the tensors that cannot be negative
     assert report.integer_biases == 8
 
 
-def test_finer_scales_stay_inside_their_clip(relu6):
-    floating, quantized = prepared(relu6)
-    lowered, _ = lower(quantized, floating, relu6.table, slack=0.0, signed_weights="int8")
-    scales = [tensor for tensor in lowered.proto.graph.initializer if tensor.name.endswith("_6_scale_u8")]
-    assert len(scales) == 4
-    for tensor in scales:
-        top = np.float32(255) * numpy_helper.to_array(tensor)
-        amax = relu6.table.ranges[tensor.name.removesuffix("_scale_u8")].amax
-        assert amax * (1 - 1e-6) < top <= 6.0
+@pytest.mark.parametrize("name", ["residual", "relu6"])
+def test_integers_end_where_those_of_the_quantized_graph_do(name, request, monkeypatch):
+    """Also for values that calibration did not see: beyond amax, uint8 has room and symmetric INT8 has none."""
+    monkeypatch.setattr(Products, "_integer_bias", lambda self, *nodes: [])  # it moves an integer here and there
+    net = request.getfixturevalue(name)
+    loud = replace(net, samples=[replace(net.samples[0], inputs={"x": net.samples[0].inputs["x"] * 4})])
+    floating, quantized = prepared(net)
+    lowered, report = lower(quantized, floating, net.table, slack=0.0, signed_weights="int8")
+    assert report.unsigned > 0
+    assert max(difference.max() for difference in integer_differences(loud, quantized, lowered)) == 0
+
+
+@pytest.mark.parametrize("form", ["int8", "narrow", "uint8"])
+def test_a_relu_with_the_range_of_a_relu6_is_that_relu6(relu6, form):
+    """What `relu6-to-relu` relies on: the end of the range is the end of the ReLU6, to the bit."""
+    floating, _ = prepared(relu6)
+    plain = copy.deepcopy(floating)
+    for node in plain.proto.graph.node:
+        if node.op_type == "Clip":
+            node.op_type = "Relu"
+            del node.input[1:]
+    six = {name: TensorRange(0, 6, 1) for name in relu6.table.ranges if name.endswith("_6")}
+    table = ScaleTable(relu6.table.ranges | six)
+    results = []
+    for model in (floating, plain):
+        lowered, _ = lower(insert(model, table, Quantize())[0], model, table, slack=0.0, signed_weights=form)
+        loud = [{"x": sample.inputs["x"] * 3} for sample in relu6.samples[:2]]
+        results += [run(lowered, replace(relu6.samples[0], inputs=each)) for each in loud]
+    for first, second in zip(results[:2], results[2:], strict=True):
+        for name, values in first.items():
+            np.testing.assert_array_equal(values, second[name])
 
 
 def test_given_models_are_not_changed(residual):
@@ -101,9 +126,15 @@ def integer_differences(net, quantized, lowered):
     expected = run(quantized, net.samples[0], names, EXACT.config)
     found = run(lowered, net.samples[0], names, EXACT.config)
     index = Index(lowered.proto.graph)
-    zeros = {name: numpy_helper.to_array(index.initializers[index.producers[name].input[2]]) for name in names}
+    zeros = {name: numpy_helper.to_array(index.initializers[zero_point(index, name)]) for name in names}
     assert {int(zero) for zero in zeros.values()} == {0, 128}
     return [np.abs(found[name].astype(int) - zeros[name].astype(int) - expected[name].astype(int)) for name in names]
+
+
+def zero_point(index, name):
+    """That of the Q behind an integer tensor, a Clip of integers between them or not."""
+    node = index.producers[name]
+    return (index.producers[node.input[0]] if node.op_type == "Clip" else node).input[2]
 
 
 def test_integers_are_those_of_the_quantized_graph(residual, monkeypatch):
@@ -114,7 +145,7 @@ def test_integers_are_those_of_the_quantized_graph(residual, monkeypatch):
     early = integer_differences(residual, quantized, lowered)[:4]
     assert max(difference.max() for difference in early) <= 1
     assert max(difference.mean() for difference in early) < 0.02
-    monkeypatch.setattr(lowering._Lowering, "_integer_bias", lambda self, *nodes: [])
+    monkeypatch.setattr(Products, "_integer_bias", lambda self, *nodes: [])
     lowered, _ = lower(quantized, floating, residual.table, slack=0.0, signed_weights="int8")
     assert max(difference.max() for difference in integer_differences(residual, quantized, lowered)) == 0
 
@@ -155,7 +186,7 @@ def test_saturating_kernels_are_out_of_reach(signed, residual, relu6, form):
 
 
 def largest_pair_sum(model):
-    """max |u1 w1 + u2 w2| of every convolution: u up to 255, or up to 127 where the zero point is 0 and amax is 127."""
+    """max |u1 w1 + u2 w2| of every convolution: u up to 255, or up to 127 where the zero point is 0."""
     index = Index(model.proto.graph)
     for node in model.proto.graph.node:
         if node.op_type != "Conv":
@@ -165,8 +196,9 @@ def largest_pair_sum(model):
         if weight.dtype == np.uint8:
             yield 0  # u8 x u8 kernels widen to 16 bits before they multiply
             continue
-        _, scale, zero = index.producers[node.input[0]].input
-        full = int(numpy_helper.to_array(index.initializers[zero])) == 128 or scale.endswith("_scale_u8")
+        integers, _, zero = index.producers[node.input[0]].input
+        full = int(numpy_helper.to_array(index.initializers[zero])) == 128
+        assert full or index.producers[integers].op_type == "Clip"
         yield int(np.abs(weight.astype(int)).max()) * 2 * (255 if full else 127)
 
 

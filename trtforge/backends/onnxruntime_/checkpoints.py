@@ -70,11 +70,16 @@ def exposing(proto: ModelProto, names: Sequence[str]) -> ModelProto:
 
 
 def dequantizer(model: Model, point: Checkpoint) -> Callable[[Array], Array]:
-    """What turns a checkpoint's values in this model into floats: the scale and zero point of its Q node."""
+    """What turns a checkpoint's values in this model into floats: the scale and zero point of its Q node.
+
+    A Clip of integers may stand between the two, see ``activations``.
+    """
     if not point.quantized:
         return lambda values: values
     index = Index(model.proto.graph)
     quantizer = index.producers[point.quantized]
+    if quantizer.op_type == "Clip":
+        quantizer = index.producers[quantizer.input[0]]
     scale, zero = (read_tensor(model, index.initializers[name]) for name in quantizer.input[1:3])
     return lambda values: (values.astype(np.float32) - np.float32(zero)) * np.float32(scale)
 

@@ -8,7 +8,8 @@ from typing import Any
 from trtforge.backends.base import CompileRequest, TensorSpec
 from trtforge.backends.batching import Batch, batches
 from trtforge.backends.onnxruntime_.forms import EXACT, Form, candidates
-from trtforge.backends.onnxruntime_.lowering import LoweringReport, lower
+from trtforge.backends.onnxruntime_.lowering import lower
+from trtforge.backends.onnxruntime_.rewrite import LoweringReport
 from trtforge.backends.onnxruntime_.selfcheck import MEAN_DB, SINGLE_DB, SelfCheck, Verdict
 from trtforge.graph.model import Model
 from trtforge.targets.host import HostFacts

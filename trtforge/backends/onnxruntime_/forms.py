@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trtforge.backends.onnxruntime_.lowering import SignedWeights
+from trtforge.backends.onnxruntime_.products import SignedWeights
 from trtforge.targets.host import HostFacts
 
 _X86 = ("x86_64", "AMD64", "i386", "i686")

@@ -3,8 +3,8 @@
 Measured is each checkpoint's signal to quantization noise against the FP32 model, over the probes, and how far it is
 below that of the exact simulation of the same Q/DQ graph: its loss. A form is right when
 
-* the mean loss over all checkpoints is at most ``MEAN_DB``, where a gain counts for that much at most: what finer
-  steps gain in some tensors (ReLU6's) shall not pay for what is lost in others, and
+* the mean loss over all checkpoints is at most ``MEAN_DB``, where a gain counts for that much at most: what some
+  tensors gain shall not pay for what is lost in others, and
 * no checkpoint loses more than ``SINGLE_DB`` plus two standard errors, or else it is above ``GOOD_DB`` all the same.
 
 The mean carries the verdict because a single tensor cannot: two forms differ by the rounding of ties, and from there
