@@ -133,6 +133,25 @@ def test_damaged_names_types_and_sizes_are_told(parse, tmp_path: Path) -> None:
         assert reason in caught.value.why
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_domain_without_a_version_is_named_with_the_line_that_adds_it(tmp_path: Path, inside: bool) -> None:
+    body = "[foo] y = com.acme.Foo(x)"
+    if inside:
+        both = f"then_branch = t () => (float[1] y) {{ {body} }}, else_branch = e () => (float[1] z) {{ z = Relu(x) }}"
+        body = f"v = If(c) <{both}>"
+    made = "v" if inside else "y"
+    text = f'<ir_version: 8, opset_import: ["": 17]> g (float[1] x, bool c) => (float[1] {made}) {{ {body} }}'
+    proto, path = onnx.parser.parse_model(text), tmp_path / "m.onnx"
+    onnx.save(proto, path)
+    with pytest.raises(errors.UnsupportedVersion) as caught:
+        io.load(path)
+    assert "`com.acme`" in caught.value.what and "node 'foo' (Foo)" in caught.value.where
+    line = caught.value.next.rpartition(": ")[2]
+    exec(line, {"model": proto, "onnx": onnx})  # what it tells to do is enough
+    onnx.save(proto, path)
+    assert io.load(path).proto == proto
+
+
 def test_versions(parse, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     for change, reason in (

@@ -152,7 +152,17 @@ weights  3 -> 1, 44 -> 36 bytes
     described = json.loads(json.dumps(result.diff.to_json()))
     assert described["removed"] == [{"op": "Transpose", "output": "t"}]
     assert described["weight_bytes"] == {"before": 44, "after": 36}
-    assert "... and 2 more" in result.diff.to_text(limit=1)
+
+
+def test_changes_of_one_kind_are_one_line_unless_every_node_is_asked_for(parse) -> None:
+    chain = " ".join(f"[n{i}] t{i} = Clip(t{i - 1}, lo, hi)" for i in range(1, 6))
+    text = f'<ir_version: 8, opset_import: ["": 17]> g (float[2] t0) => (float[2] t5) {{ {chain} }}'
+    result = perform(parse(text, lo=np.float32(0), hi=np.float32(6)), ["relu6-to-relu"])
+    assert result.diff.to_text().splitlines()[-1] == "~ 5 Clip -> Relu: t1, t2, t3 and 2 more"
+    told = result.diff.to_text(every_node=True).splitlines()
+    assert [line for line in told if line.startswith("~")] == [
+        f"~ Relu t{i}: was Clip, reads t{i - 1}, lo, hi -> t{i - 1}" for i in range(1, 6)
+    ]
 
 
 def test_diff_of_a_model_with_itself_is_empty(opennsfw_path: Path) -> None:

@@ -25,6 +25,8 @@ def model(body: str, opset: int = 17) -> Model:
     """The model of a textual graph; values declared in <> without a value become weights of zeros."""
     proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>\n{body}')
     graph = proto.graph
+    for domain in sorted({node.domain for node in graph.node} - {""}):
+        proto.opset_import.append(onnx.helper.make_opsetid(domain, 1))
     produced = {name for node in graph.node for name in node.output}
     for value in [value for value in graph.value_info if value.name not in produced]:
         kind = value.type.tensor_type

@@ -50,9 +50,17 @@ def test_dla102_open_batch_becomes_fixed(check: Any) -> None:
 
 def test_dla102_batches_must_agree(check: Any) -> None:
     body = "g (float[2, 3, 8, 8] a, float[1, 3, 8, 8] b) => (float[2, 3, 8, 8] y) { y = Add(a, b) }"
-    (finding,) = check("DLA102", body, {"a": [2, 3, 8, 8], "b": [1, 3, 8, 8]}, target=ORIN)
-    assert finding.severity == "error"
+    inputs = {"a": [2, 3, 8, 8], "b": [1, 3, 8, 8]}
+    (finding,) = check("DLA102", body, inputs, target=ORIN)
+    assert finding.severity == "warning", "they go into loadables of their own"
     assert "a: 2, b: 1" in finding.message
+    (finding,) = check("DLA102", body, inputs, target=ORIN, **NO_FALLBACK)
+    assert finding.severity == "error"
+
+
+def test_dla102_a_batch_is_all_that_is_left_of_the_image(check: Any) -> None:
+    body = "g (float[2, 3, 4, 8, 8] a, float[6, 4, 8, 8] b) => (float[6, 4, 8, 8] y) { y = Relu(b) }"
+    assert not check("DLA102", body, {"a": [2, 3, 4, 8, 8], "b": [6, 4, 8, 8]}, target=ORIN)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +71,9 @@ def test_dla102_limits(check: Any, shape: list[int], found: int) -> None:
     stated = ", ".join(map(str, shape))
     body = f"g (float[{stated}] x) => (float[{stated}] y) {{ y = Relu(x) }}"
     findings = check("DLA102", body, {"x": shape}, target=ORIN)
-    assert len(findings) == found
-    assert all(finding.severity == "error" for finding in findings)
+    assert [finding.severity for finding in findings] == ["warning"] * found, "the GPU takes it"
+    findings = check("DLA102", body, {"x": shape}, target=ORIN, **NO_FALLBACK)
+    assert [finding.severity for finding in findings] == ["error"] * found
 
 
 VOLUME = """g (float[1, 1, 8, 8, 8] x) => (float[1, 2, 3, 3, 3] y)
@@ -95,6 +104,7 @@ def test_dla104_tail_of_a_classifier(check: Any) -> None:
     assert "global-average-pool" in findings[0].fix
     findings = check("DLA104", TAIL, {"x": [1, 8, 7, 7]}, target=ORIN, tensorrt="8.6", **NO_FALLBACK)
     assert all(finding.severity == "error" and "fails the build" in finding.message for finding in findings)
+    assert all("dla: {gpu_fallback: true}" in finding.fix for finding in findings)
     assert not check("DLA104", TAIL, {"x": [1, 8, 7, 7]}, target="orin-agx-64gb/gpu")
     assert not check("DLA104", CONV, X, target=ORIN)
 
@@ -103,6 +113,7 @@ def test_dla104_many_of_one_kind_are_one_finding(check: Any) -> None:
     body = "g (float[1, 4, 4, 4] x) => (float[1, 4, 4, 4] y) { a = Exp(x) b = Exp(a) c = Exp(b) d = Exp(c) y = Exp(d) }"
     (finding,) = check("DLA104", body, {"x": [1, 4, 4, 4]}, target=ORIN)
     assert finding.where == "Exp `a`, Exp `b`, Exp `c` and 2 more"
+    assert finding.places == ("Exp `a`", "Exp `b`", "Exp `c`", "Exp `d`", "Exp `y`")
 
 
 def test_dla104_softmax_needs_orin(check: Any) -> None:
@@ -166,6 +177,7 @@ def test_dla105_deconvolution_takes_no_padding(check: Any) -> None:
     (finding,) = check("DLA105", body, {"x": [1, 4, 8, 8]}, target=ORIN)
     assert finding.where == "ConvTranspose `up`"
     assert "pad 1 is not in the DLA's range (0)" in finding.message
+    assert "without padding" in finding.fix
     assert not check("DLA105", body, {"x": [1, 4, 8, 8]}, target="orin-agx-64gb/gpu")
 
 
@@ -173,6 +185,7 @@ def test_dla105_pooling_window(check: Any) -> None:
     body = "g (float[1, 4, 16, 16] x) => (float[1, 4, 8, 8] y) { [p] y = AveragePool<kernel_shape = [9, 9]>(x) }"
     (finding,) = check("DLA105", body, {"x": [1, 4, 16, 16]}, target=ORIN)
     assert "kernel 9" in finding.message
+    assert "two smaller poolings" in finding.fix
 
 
 def test_dla105_concat_along_channels_only(check: Any) -> None:

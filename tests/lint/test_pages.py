@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import subprocess
 import sys
 
 import pytest
 
+from trtforge import errors
 from trtforge.errors import catalogue
 from trtforge.errors.usage import UnknownCode
 from trtforge.lint.explain import explain
@@ -25,6 +27,19 @@ def test_rule_has_a_whole_page(rule: Rule) -> None:
     assert all(len(body.strip()) > 30 for body in bodies)
     assert rule.severity in SEVERITIES
     assert max(map(len, page.splitlines())) <= 120
+
+
+def test_no_family_of_errors_is_forgotten() -> None:
+    """A module that the package does not import is in the catalogue only of a process that met one of its errors."""
+    modules = {module.name for module in pkgutil.iter_modules(errors.__path__)} - {"base"}
+    told = subprocess.run(
+        [sys.executable, "-c", "import sys, trtforge.errors; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert {name for name in modules if f"trtforge.errors.{name}" in told} == modules
+    assert modules <= set(errors.__all__)
 
 
 @pytest.mark.parametrize("code", catalogue())

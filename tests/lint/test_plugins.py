@@ -56,3 +56,20 @@ def test_a_plugin_without_its_structure_is_told(plugins: Any) -> None:
 
 def test_the_host_has_no_plugins_to_speak_of(plugins: Any) -> None:
     assert plugins(8, target="host") == []
+
+
+def test_the_same_is_said_once_for_all_its_places(check: Any) -> None:
+    """Four normalizations, two of 8 channels and one each of 16 and 32; the last one has a kernel."""
+    weights = ", ".join(f"float[{size}] s{size}, float[{size}] b{size}" for size in (8, 16, 32))
+    body = f"""g (float[1, 8, 8, 8, 8] a, float[1, 16, 8, 8, 8] c, float[1, 32, 8, 8, 8] e)
+    => (float[1, 8, 8, 8, 8] o, float[1, 16, 8, 8, 8] p, float[1, 32, 8, 8, 8] q) <{weights}> {{
+        [n1] t1 = InstanceNormalization(a, s8, b8) r1 = Relu(t1)
+        [n2] t2 = InstanceNormalization(r1, s8, b8) o = Relu(t2)
+        [n3] t3 = InstanceNormalization(c, s16, b16) p = Relu(t3)
+        [n4] t4 = InstanceNormalization(e, s32, b32) q = Relu(t4) }}"""
+    inputs = {name: [1, size, 8, 8, 8] for name, size in (("a", 8), ("c", 16), ("e", 32))}
+    options = {"surgery": ["instance-norm-relu"], "target": "a100-sxm-80gb", "scales": ["a", "c", "e", "r1", *"opq"]}
+    (finding,) = check("PLG101", body, inputs, **options)
+    assert finding.places == ("n1", "n2", "n3")
+    assert finding.message.startswith("instance-norm-relu at 3 of its 4 places stays as the plain graph")
+    assert "and here are 8, 16)" in finding.message

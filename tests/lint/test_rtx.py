@@ -83,8 +83,8 @@ def test_rtx103_sees_into_bodies_of_control_flow(check: Any) -> None:
             else_branch = e () => (int64[n, 3] b) { [other] b = NonMaxSuppression(boxes, scores) }
         >
     }"""
-    findings = check("RTX103", body, {"c": [1], "boxes": [1, 9, 4], "scores": [1, 1, 9]})
-    assert sorted(finding.where for finding in findings) == ["NonMaxSuppression `inner`", "NonMaxSuppression `other`"]
+    (finding,) = check("RTX103", body, {"c": [1], "boxes": [1, 9, 4], "scores": [1, 1, 9]})
+    assert sorted(finding.places) == ["NonMaxSuppression `inner`", "NonMaxSuppression `other`"]
 
 
 def test_rtx104_fp32_attention(check: Any) -> None:

@@ -56,7 +56,8 @@ def test_findings_come_worst_first_and_are_json(real: Model) -> None:
     order = [(SEVERITIES.index(finding.severity), finding.code) for finding in findings]
     assert order == sorted(order)
     for finding in findings:
-        assert Finding(**json.loads(json.dumps(finding.to_json()))) == finding
+        written = json.loads(json.dumps(finding.to_json()))
+        assert Finding(**written | {"places": tuple(written["places"])}) == finding
 
 
 def test_the_demo_network_is_clean_where_it_is_built(real: Model) -> None:

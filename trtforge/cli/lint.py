@@ -62,8 +62,9 @@ def lint(
 
 
 def _check_wishes(recipe: Path, jobs: list[Job], html: Path | None, *, placement: bool, fix: bool) -> None:
-    """A placement needs a DLA, and a page shows one engine. Raises NoPlacement, OneEngineNeeded."""
+    """A placement needs a DLA; a page shows one engine and is a file of its own. Raises USE103, USE111, USE114."""
     from trtforge.errors.usage import NoPlacement, OneEngineNeeded
+    from trtforge.pipeline.overwrite import job_files, refuse_overwriting
 
     wish = next((name for name, said in (("--placement", placement), ("--html", html), ("--fix", fix)) if said), None)
     if wish is not None and not jobs[0].target.is_dla:
@@ -79,6 +80,8 @@ def _check_wishes(recipe: Path, jobs: list[Job], html: Path | None, *, placement
             where=str(recipe),
             next="choose one: --only " + jobs[0].name,
         )
+    if html is not None:
+        refuse_overwriting([("the page", html)], job_files(jobs))
 
 
 def _one(ui: Ui, job: Job, html: Path | None, *, placement: bool, fix: bool) -> dict[str, Any]:

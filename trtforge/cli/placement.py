@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtforge.cli.ui import Ui
-from trtforge.memory import human_bytes
+from trtforge.lint.dla.sizes import sized
 
 if TYPE_CHECKING:
     from trtforge.graph.passes.registry import PassReport
@@ -86,7 +86,9 @@ def summary(placement: Placement) -> str:
     there = counts.get("dla", 0)
     some = f"{there} node{'' if there == 1 else 's'} on the DLA in {pieces} loadable{'' if pieces == 1 else 's'}"
     parts = [some if pieces else "no node on the DLA"]
-    parts += [f"{counts['gpu']} on the GPU"] if counts.get("gpu") else []
+    between = sum(place.cuts for place in placement.places)
+    between_them = f" ({between} between loadables)" if between and pieces > 1 else ""
+    parts += [f"{counts['gpu']} on the GPU{between_them}"] if counts.get("gpu") else []
     parts += [f"{counts['refused']} nowhere, GPU fallback is off"] if counts.get("refused") else []
     parts += [f"{counts['folded']} folded away"] if counts.get("folded") else []
     return ", ".join(parts)
@@ -100,9 +102,9 @@ def show(ui: Ui, title: str, placement: Placement) -> None:
             str(len(one.nodes)),
             _named(one.nodes[0]),
             _named(one.nodes[-1]),
-            human_bytes(one.weights),
-            human_bytes(one.largest),
-            human_bytes(one.total),
+            sized(one.weights),
+            sized(one.largest),
+            sized(one.total),
             "?" if one.batch is None else str(one.batch),
         )
         for one in placement.loadables
@@ -144,8 +146,9 @@ def show_fix(ui: Ui, name: str, before: Placement, fixed: Fixed) -> None:
     again = ", then calibrate again" if fixed.job.engine.precision == "int8" else ""
     ui.say(f"put this into the recipe{again}:")
     ui.say(f"  surgery: [{', '.join(fixed.surgery)}]")
-    ui.say(f"now:    {summary(before)}")
-    ui.say(f"after:  {summary(fixed.context.placement)}")
+    for when, placement in (("now:  ", before), ("after:", fixed.context.placement)):
+        fused = len(placement.fusions)
+        ui.say(f"{when}  {summary(placement)}; {fused} convolution{'' if fused == 1 else 's'} fused with what follows")
 
 
 def fix_json(fixed: Fixed | None, findings: Iterable[Finding]) -> dict[str, Any]:

@@ -8,11 +8,14 @@ from typing_extensions import TypedDict
 
 
 class Finding(TypedDict):
+    """``where``: the first few of ``places``, in words."""
+
     code: str
     severity: Literal["error", "warning", "hint"]
     where: str
     message: str
     fix: str
+    places: list[str]
 
 
 class PlacedNode(TypedDict):
@@ -33,13 +36,15 @@ class PlacedNode(TypedDict):
 
 
 class LoadableSizes(TypedDict):
+    """Tensors that stay inside and are stored; null where the size of one is not known, 0 where there are none."""
+
     number: int
     nodes: int
     first: str
     last: str
     weight_bytes: int
-    largest_tensor_bytes: int
-    internal_bytes: int
+    largest_tensor_bytes: int | None
+    internal_bytes: int | None
     batch: int | None
 
 

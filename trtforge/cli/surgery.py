@@ -26,16 +26,16 @@ def surgery(
     list_: Annotated[bool, typer.Option("--list", help="List the passes and plugins a recipe can name")] = False,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="For each plugin: where it is, how it is lowered and why; near misses too"),
+        typer.Option("--explain", help="Every node that changed; where each plugin is, how it is lowered and why"),
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe's surgery and show what changed.
 
-    Says which pass applied, which did not and why, and how the graph differs. Plugins replace structures of that graph
-    when the engine is built, for its target: --explain tells how. --out writes each as a function, which onnxruntime
-    runs.
+    Says which pass applied, which did not and why, and how the graph differs, in short; --explain and --json have every
+    node. Plugins replace structures of that graph when the engine is built, for its target: --explain tells how, and
+    what nearly fits. --out writes each as a function, which onnxruntime runs.
     """
     ui = Ui(json=json, quiet=quiet)
     from trtforge.errors.usage import OneEngineNeeded
@@ -46,6 +46,7 @@ def surgery(
     from trtforge.graph.io import save
     from trtforge.pipeline import plugins
     from trtforge.pipeline.job import plan
+    from trtforge.pipeline.overwrite import job_files, refuse_overwriting
     from trtforge.pipeline.prepare import surgery as perform
     from trtforge.recipe.load import load
     from trtforge.surgery.choose import as_functions
@@ -57,6 +58,8 @@ def surgery(
             where=str(recipe),
             next="choose one: --only " + jobs[0].name,
         )
+    if out is not None:
+        refuse_overwriting([("the model after surgery", out)], job_files(jobs))
     results = []
     for job in jobs:
         result = perform(job)
@@ -64,7 +67,7 @@ def surgery(
             (report.name, "changed" if report.modified else "unchanged", report.reason) for report in result.reports
         ]
         ui.table(f"{job.name}: passes", ("pass", "graph", "what happened"), rows)
-        ui.say(result.diff.to_text())
+        ui.say(result.diff.to_text(every_node=explain))
         planned = plugins.explained(job, result.model)
         if planned.plan.choices or planned.plan.near:
             show_plan(ui, job.name, planned.plan, explain=explain)

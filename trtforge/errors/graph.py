@@ -76,8 +76,12 @@ class ExternalDataTooShort(TrtforgeError):
 class UnsupportedVersion(TrtforgeError):
     """The model's IR version or operator set is missing, or newer than the installed onnx package knows.
 
-    A newer exporter wrote it. Upgrade onnx and onnxruntime here, or export again with a lower opset (17 serves
+    Newer: a newer exporter wrote it. Upgrade onnx and onnxruntime here, or export again with a lower opset (17 serves
     every target of trtforge). Models of an older opset are fine: the pass `upgrade-opset` lifts them.
+
+    Missing: each domain that a node's operator is of, such as `com.microsoft`, must stand in the model's `opset_import`
+    with a version. The message names the domain and the line of Python that adds the entry; the version is 1 unless the
+    exporter's documents say otherwise. `trtforge lint` then tells whether the target has such an operator.
     """
 
     code = "ONX107"

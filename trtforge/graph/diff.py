@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,16 @@ from trtforge.graph.weights import SMALL, is_external, model_tensors, nbytes
 
 @dataclass(frozen=True)
 class NodeChange:
-    """One node that came, went, or changed; ``what`` says how it changed."""
+    """One node that came, went, or changed; ``what`` says how it changed, ``was`` its operator before."""
 
     op: str
     output: str
     what: str = ""
+    was: str = ""
+
+    @property
+    def line(self) -> str:
+        return f"{self.op} {self.output}" + (f": {self.what}" if self.what else "")
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,8 @@ class GraphDiff:
         result["changed"] = [{"op": node.op, "output": node.output, "what": node.what} for node in self.changed]
         return result
 
-    def to_text(self, limit: int = 20) -> str:
-        """Lines for a terminal; at most ``limit`` nodes of each kind are listed."""
+    def to_text(self, *, every_node: bool = False) -> str:
+        """Lines for a terminal: counts, and nodes of one kind folded into a line; or a line for every node."""
         lines = [f"opset    {_arrow(*self.opset)}"]
         for label, (before, after) in (("input", self.inputs), ("output", self.outputs)):
             lines += [f"{label:8} {name} {_arrow(before.get(name, '(new)'), kind)}" for name, kind in after.items()]
@@ -65,12 +71,21 @@ class GraphDiff:
                 lines.append(f"         {op} {before_count} -> {after_count}")
         lines.append(f"weights  {_arrow(*self.weights)}, {_arrow(*(f'{size:,}' for size in self.weight_bytes))} bytes")
         for sign, nodes in (("-", self.removed), ("+", self.added), ("~", self.changed)):
-            lines += [
-                f"{sign} {node.op} {node.output}" + (f": {node.what}" if node.what else "") for node in nodes[:limit]
-            ]
-            if len(nodes) > limit:
-                lines.append(f"{sign} ... and {len(nodes) - limit} more")
+            lines += [f"{sign} {line}" for line in ([node.line for node in nodes] if every_node else _folded(nodes))]
         return "\n".join(lines)
+
+
+def _folded(nodes: Iterable[NodeChange], most: int = 3) -> Iterator[str]:
+    """A line for each kind of change, `35 Clip -> Relu: a, b, c and 32 more`; a change that is alone has its own."""
+    kinds: dict[tuple[str, str], list[NodeChange]] = {}
+    for node in nodes:
+        kinds.setdefault((node.was or node.op, node.op), []).append(node)
+    for (before, after), alike in kinds.items():
+        if len(alike) == 1:
+            yield alike[0].line
+            continue
+        more = f" and {len(alike) - most} more" if len(alike) > most else ""
+        yield f"{len(alike)} {_arrow(before, after)}: {', '.join(node.output for node in alike[:most])}{more}"
 
 
 def _arrow(before: Any, after: Any) -> str:
@@ -84,7 +99,7 @@ def diff(before: Model, after: Model) -> GraphDiff:
     for output in [name for name in new if name in old]:
         what = _change(old[output], new[output])
         if what:
-            changed.append(NodeChange(new[output].op_type, output, what))
+            changed.append(NodeChange(new[output].op_type, output, what, old[output].op_type))
     old_weights, new_weights = list(model_tensors(before.proto)), list(model_tensors(after.proto))
     return GraphDiff(
         opset=(default_opset(before.proto), default_opset(after.proto)),

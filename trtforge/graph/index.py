@@ -119,6 +119,14 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
+def every_node(graph: GraphProto) -> Iterator[NodeProto]:
+    """The nodes of a graph, each before those of the graphs inside it."""
+    for node in graph.node:
+        yield node
+        for subgraph in subgraphs(node):
+            yield from every_node(subgraph)
+
+
 def names_within(graph: GraphProto) -> set[str]:
     """Every tensor name of a graph and of the graphs inside it."""
     names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}

@@ -26,7 +26,7 @@ from trtforge.errors.graph import (
     UnsupportedVersion,
 )
 from trtforge.files import atomic_open
-from trtforge.graph.index import captured_names
+from trtforge.graph.index import captured_names, every_node
 from trtforge.graph.model import Model
 from trtforge.graph.readable import unreadable_part
 from trtforge.graph.sniff import looks_like, missing_bytes
@@ -131,6 +131,16 @@ def _check_versions(proto: ModelProto, path: Path) -> None:
             why=why,
             next="export it with opset 17, or upgrade: pip install --upgrade onnx onnxruntime",
         )
+    imported = {"", "ai.onnx", *(entry.domain for entry in proto.opset_import)}
+    for node in every_node(proto.graph):
+        if node.domain not in imported:
+            entry = f'model.opset_import.append(onnx.helper.make_opsetid("{node.domain}", 1))'
+            raise UnsupportedVersion(
+                f"the model states no version of the operators of `{node.domain}`",
+                where=f"{path}: node {node.name or next(iter(node.output), '?')!r} ({node.op_type})",
+                why=f"its opset_import has no entry for `{node.domain}`, and nothing can tell which version is meant",
+                next=f"export it again, or add the entry and save the model: {entry}",
+            )
 
 
 def default_opset(proto: ModelProto) -> int | None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto
+from onnx import NodeProto
 
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.graph import DynamicShape, ShapeMismatch, UnknownInput
-from trtforge.graph.index import Index, subgraphs
+from trtforge.graph.index import Index, every_node, subgraphs
 from trtforge.graph.model import Model
 from trtforge.graph.shapes import TensorType, freeze_inputs, infer_shapes, input_specs, show_shape, tensor_types
 from trtforge.graph.weights import read_tensor
@@ -49,7 +48,7 @@ class Context:
     @cached_property
     def nodes(self) -> tuple[NodeProto, ...]:
         """Every node, those inside If, Loop and Scan bodies too."""
-        return tuple(_walk(self.model.proto.graph))
+        return tuple(every_node(self.model.proto.graph))
 
     def of(self, *ops: str) -> list[NodeProto]:
         """Nodes of these operators of the default domain."""
@@ -170,10 +169,3 @@ class Context:
         from trtforge.lint.dla.placement import place
 
         return place(self)
-
-
-def _walk(graph: GraphProto) -> Iterator[NodeProto]:
-    for node in graph.node:
-        yield node
-        for body in subgraphs(node):
-            yield from _walk(body)

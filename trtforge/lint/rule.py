@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context
@@ -21,15 +21,19 @@ SECTIONS = ("What it does", "Why it matters", "Example", "Fix")
 
 @dataclass(frozen=True)
 class Finding:
-    """``where``: node, tensor, recipe key or target. ``message``: a sentence, no full stop. ``fix``: what to change."""
+    """``where``: node, tensor, recipe key or target; the first few of ``places`` when it is about several.
+
+    ``message``: a sentence, no full stop. ``fix``: what to change.
+    """
 
     code: str
     severity: Severity
     where: str
     message: str
     fix: str
+    places: tuple[str, ...]
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -48,8 +52,12 @@ class Rule(ABC):
     def check(self, context: Context) -> Iterator[Finding]:
         """Every violation in this context; nothing when the rule does not concern the target or backend."""
 
-    def finding(self, where: str, message: str, fix: str, *, severity: Severity | None = None) -> Finding:
-        return Finding(self.code, severity or self.severity, where, message, fix)
+    def finding(
+        self, where: str | Sequence[str], message: str, fix: str, *, severity: Severity | None = None
+    ) -> Finding:
+        """``where``: one place, or all places that the same is said of."""
+        places = (where,) if isinstance(where, str) else tuple(where)
+        return Finding(self.code, severity or self.severity, some(places), message, fix, places)
 
     def page(self) -> str:
         """The manual page: the class docstring, dedented."""

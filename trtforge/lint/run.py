@@ -39,6 +39,7 @@ from trtforge.lint.rules.sample_sets import SampleSets
 from trtforge.lint.rules.shared_symbol import SharedSymbol
 from trtforge.lint.rules.stale_scales import StaleScales
 from trtforge.lint.rules.turing import Turing
+from trtforge.lint.rules.unknown_operator import UnknownOperator
 from trtforge.lint.rules.unknown_skip import UnknownSkip
 from trtforge.lint.rules.unnamed_scales import UnnamedScales
 from trtforge.lint.rules.verified_on_calibration import VerifiedOnCalibration
@@ -58,6 +59,7 @@ _RULES: tuple[type[Rule], ...] = (
     InputDtype,
     ReshapeBatch,
     SharedSymbol,
+    UnknownOperator,
     OutputUnknown,
     BorderFormat,
     OpsetForQdq,

@@ -11,8 +11,8 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from trtforge.files import atomic_open
+from trtforge.lint.dla.sizes import sized
 from trtforge.lint.nodes import label
-from trtforge.memory import human_bytes
 from trtforge.report.placement_graph import draw_graph
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ def _loadables(placement: Placement) -> str:
             str(len(one.nodes)),
             label(one.nodes[0]),
             label(one.nodes[-1]),
-            human_bytes(one.weights),
-            human_bytes(one.largest),
-            human_bytes(one.total),
+            sized(one.weights),
+            sized(one.largest),
+            sized(one.total),
             "?" if one.batch is None else str(one.batch),
         )
         for one in placement.loadables

@@ -46,6 +46,10 @@ def graph(node: str, weights: str = "", shape: str = MAP) -> str:
         ('y = Resize<mode = "linear">(x, , f)', "float[4] f = {1, 1, 8, 8}", "up to 4"),
         ('y = Resize<mode = "linear", coordinate_transformation_mode = "align_corners">(x, , f)',
          "float[4] f = {1, 1, 2, 2}", "align_corners"),
+        ('y = Resize<mode = "linear", coordinate_transformation_mode = "pytorch_half_pixel">(x, , f)',
+         "float[4] f = {1, 1, 2, 2}", ""),
+        ('y = Resize<coordinate_transformation_mode = "pytorch_half_pixel">(x, , f)',
+         "float[4] f = {1, 1, 2, 2}", "pytorch_half_pixel"),
         ('y = Resize<nearest_mode = "ceil">(x, , f)', "float[4] f = {1, 1, 2, 2}", "half_pixel, ceil"),
         ("y = Resize(x, , , s)", "int64[4] s = {1, 8, 32, 32}", "given sizes"),
         ('y = Resize<mode = "cubic">(x, , f)', "float[4] f = {1, 1, 2, 2}", "cubic"),
@@ -142,6 +146,8 @@ def test_gemm_was_seen_on_the_dla_with_two_dimensions(examined) -> None:
         ([2, 2], "strides = [2, 2], output_padding = [0, 1]", "its output_padding is [0, 1]"),
         ([2, 2], 'strides = [2, 2], auto_pad = "SAME_UPPER"', ""),
         ([3, 3], 'strides = [2, 2], auto_pad = "SAME_UPPER"', "its auto_pad is SAME_UPPER"),
+        ([2, 2], "strides = [2, 2], output_shape = [32, 32]", ""),
+        ([4, 4], "strides = [2, 2], output_shape = [32, 32]", "its output_shape is [32, 32] where [34, 34] fits"),
     ],
 )
 def test_deconvolutions_pad_nothing_and_are_not_square_and_large(
@@ -150,6 +156,23 @@ def test_deconvolutions_pad_nothing_and_are_not_square_and_large(
     body = graph(f"y = ConvTranspose<{attributes}>(x, w)", f"float[8, 4, {size[0]}, {size[1]}] w")
     found = reason(examined(body, {"x": [1, 8, 16, 16]}), "ConvTranspose")
     assert says in found and bool(says) == bool(found)
+
+
+def test_a_gemm_takes_its_input_as_it_is(examined) -> None:
+    for transposed, says in ((0, ""), (1, "it transposes its input (transA)")):
+        body = f"g (float[8, 8] x) => (float[8, 4] y) <float[8, 4] w> {{ y = Gemm<transA = {transposed}>(x, w) }}"
+        assert (reason(examined(body, {"x": [8, 8]}), "Gemm")).startswith(says) and bool(says) == bool(transposed)
+        assert bool(reason(examined(body, {"x": [8, 8]}), "Gemm")) == bool(says)
+
+
+def test_a_normalization_has_constant_statistics(examined) -> None:
+    constants = "float[8] s, float[8] b, float[8] m, float[8] v"
+    constant = graph("y = BatchNormalization(x, s, b, m, v)", constants)
+    assert reason(examined(constant, {"x": [1, 8, 16, 16]}), "BatchNormalization") == ""
+    body = f"""g ({MAP}, float[8] s, float[8] b) => (float[a, c, d, e] y) <float[8] m, float[8] v>
+    {{ y = BatchNormalization(x, s, b, m, v) }}"""
+    found = reason(examined(body, {"x": [1, 8, 16, 16], "s": [8], "b": [8]}), "BatchNormalization")
+    assert found.startswith("its scale, bias are not constant")
 
 
 @pytest.mark.parametrize(("op", "opset"), [("Upsample", 9), ("Resize", 10)])

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from trtforge.lint.dla.rewrites import merged, with_shapes, worth_trying
-from trtforge.lint.dla.sizes import pool_bytes, tensor_bytes
+from trtforge.lint.dla.sizes import pool_bytes, sized, tensor_bytes
 
 BLOCK = """g (float[2, 64, 8, 8] x) => (float[2, 64, 4, 4] y) <float[64, 64, 3, 3] w, float[64] b, float[64] s>
 { [c1] c1 = Conv<pads = [1, 1, 1, 1]>(x, w, b) [n1] n1 = BatchNormalization(c1, s, s, s, s) [r1] r1 = Relu(n1)
@@ -58,6 +58,18 @@ def test_a_loadable_is_weighed(examined) -> None:
 )
 def test_channels_come_in_vectors_of_32_bytes(shape, precision, size: int) -> None:
     assert tensor_bytes(shape, precision) == size
+
+
+def test_sizes_that_are_nothing_or_not_known_are_no_bytes(examined) -> None:
+    lone = "g (float[1, 8, 4, 4] x) => (float[1, 8, 4, 4] y) { y = Relu(x) }"
+    (loadable,) = examined(lone, {"x": [1, 8, 4, 4]}).placement.loadables
+    assert [sized(size) for size in (loadable.weights, loadable.largest, loadable.total)] == ["-", "-", "-"]
+    open_ = "g (float[n, 8, 4, 4] x) => (float[n, 8, 4, 4] y) { a = Relu(x) y = Relu(a) }"
+    (loadable,) = examined(open_, {}).placement.loadables
+    assert (loadable.largest, loadable.total, sized(loadable.total)) == (None, None, "?")
+    assert loadable.to_json()["internal_bytes"] is None
+    (loadable,) = examined(open_, {"x": [1, 8, 4, 4]}).placement.loadables
+    assert sized(loadable.largest) == "512 B"
 
 
 def test_pools() -> None:

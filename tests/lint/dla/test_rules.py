@@ -42,11 +42,9 @@ def test_dla109_is_about_layers_with_arithmetic(examined) -> None:
     products = " ".join(f"a{i} = MatMul(p{i}, p{i}) p{i + 1} = Relu(a{i})" for i in range(3))
     body = f"g (float[1, 1, 4, 4] p0) => (float[1, 1, 4, 4] p3) {{ {products} }}"
     (refused,) = found(examined(body, {"p0": [1, 1, 4, 4]}), "DLA109")
-    assert (refused.severity, refused.fix) == ("error", "use target: orin-agx-64gb/gpu")
-    assert (
-        "0 of 3 layers" in refused.message
-        and "two activations; the DLA needs constant weights (3 nodes)" in refused.message
-    )
+    assert refused.severity == "error" and refused.fix.startswith("write target: orin-agx-64gb/gpu")
+    assert refused.message.startswith("0 of 3 ")
+    assert "two activations; the DLA needs constant weights (3 nodes)" in refused.message
     assert not found(examined(CONV, X), "DLA109")
     assert not found(examined("g (float[1, 8, 16, 16] x) => (float[1, 8, 16, 16] y) { y = Exp(x) }", X), "DLA109")
     assert not found(examined(body, {"p0": [1, 1, 4, 4]}, target="orin-agx-64gb/gpu"), "DLA109")
@@ -82,6 +80,7 @@ def test_dla111_weights(examined) -> None:
     inputs = {"x": [1, 64, 4, 4]}
     (said,) = found(examined(wide, inputs, dla={"global_dram": "4KiB"}), "DLA111")
     assert "its weights are 4.0 KiB, its pool has 4KiB" in said.message
+    assert said.fix == "write dla: {global_dram: 1MiB}", "INT8 it is already"
     assert not found(examined(wide, inputs, dla={"global_dram": "8KiB"}), "DLA111")
     assert found(examined(wide, inputs, dla={"global_dram": "8KiB"}, precision="fp16"), "DLA111"), "twice the bytes"
     assert not found(examined(wide, inputs), "DLA111"), "512 MiB when left out"
@@ -96,21 +95,21 @@ def test_dla111_tensors(examined) -> None:
 
 
 @pytest.mark.parametrize(
-    ("times", "sram", "target", "says"),
+    ("times", "sram", "target", "says", "fix"),
     [
-        (0, "1MiB", "orin-agx-64gb/dla", None),
-        (0, "512KiB", "orin-agx-64gb/dla", "could use all"),
-        (1, "1MiB", "orin-agx-64gb/dla", "2 loadables want 1MiB each"),
-        (1, "512KiB", "orin-agx-64gb/dla", None),
-        (0, "2MiB", "orin-agx-64gb/dla", "a core has 1.0 MiB"),
-        (0, "2MiB", "xavier-agx/dla", None),
-        (0, "8MiB", "xavier-agx/dla", "all cores share 4.0 MiB"),
+        (0, "1MiB", "orin-agx-64gb/dla", None, ""),
+        (0, "512KiB", "orin-agx-64gb/dla", "could have all 1MiB", "try dla: {sram: 1MiB} too; trtforge tune"),
+        (1, "1MiB", "orin-agx-64gb/dla", "each of 2 loadables may take 1MiB", "try dla: {sram: 512KiB} too"),
+        (1, "512KiB", "orin-agx-64gb/dla", None, ""),
+        (0, "2MiB", "orin-agx-64gb/dla", "a core has 1MiB", "write dla: {sram: 1MiB}"),
+        (0, "2MiB", "xavier-agx/dla", None, ""),
+        (0, "8MiB", "xavier-agx/dla", "all cores share 4MiB", "write dla: {sram: 4MiB}"),
     ],
 )
-def test_dla112_sram(examined, times: int, sram: str, target: str, says: str | None) -> None:
+def test_dla112_sram(examined, times: int, sram: str, target: str, says: str | None, fix: str) -> None:
     said = found(examined(cut(times), X, target=target, tensorrt="8.5", dla={"sram": sram}), "DLA112")
     assert len(said) == (says is not None)
-    assert says is None or says in said[0].message
+    assert says is None or (says in said[0].message and said[0].fix.startswith(fix))
 
 
 def test_dla112_says_nothing_where_the_recipe_does_not(examined) -> None:
@@ -134,6 +133,7 @@ def test_dla113_an_image_for_a_convolution(examined) -> None:
     assert not formats(examined, IMAGE, HWC4)
     (said,) = formats(examined, IMAGE, HWC4 | {"dtype": "float16"})
     assert "computes in int8, and the input is float16" in said.message
+    assert (said.where, said.fix) == ("inputs.x.dtype", "write dtype: int8")
     assert not formats(examined, IMAGE, HWC4 | {"dtype": "float16"}, precision="fp16")
     (said,) = formats(examined, CONV, HWC4 | {"shape": [1, 8, 16, 16]})
     assert "1, 3 or 4 channels" in said.message
@@ -149,6 +149,11 @@ def test_dla113_without_the_gpu_nothing_converts(examined) -> None:
     assert (said.where, said.severity) == ("outputs.y", "error")
     (said,) = formats(examined, IMAGE, HWC4 | {"dtype": "float32", "format": "linear"}, outputs=CHW32, **alone)
     assert "float32 in linear is converted by the GPU" in said.message
+    assert said.fix == "write dtype: int8 and format: dla_linear or dla_hwc4 or chw32"
+    half = {"y": {"dtype": "float16", "format": "dla_linear"}}
+    plain = HWC4 | {"shape": [1, 8, 16, 16], "dtype": "float32", "format": "linear"}
+    (said,) = formats(examined, CONV, plain, outputs=half, precision="fp16", **alone)
+    assert said.fix == "write dtype: float16 and format: dla_linear"
     assert not formats(examined, IMAGE, HWC4 | {"dtype": "float32", "format": "linear"})
 
 
@@ -176,6 +181,27 @@ def test_dla114_fusions(examined, nodes: str, says: str | None) -> None:
     assert len(said) == (says is not None)
     assert says is None or (says in said[0].message and said[0].severity == "hint")
     assert not found(examined(body, X, target="orin-agx-64gb/gpu"), "DLA114")
+
+
+@pytest.mark.parametrize(("bound", "names_it"), [(6, True), (5, False)])
+def test_dla114_names_a_pass_only_where_it_does_something(examined, bound: int, names_it: bool) -> None:
+    weights = f"<float[8, 8, 3, 3] w, float lo = {{0}}, float hi = {{{bound}}}>"
+    body = f"g (float[1, 8, 16, 16] x) => (float[1, 8, a, b] y) {weights} {{ t = Conv(x, w) y = Clip(t, lo, hi) }}"
+    (said,) = found(examined(body, X), "DLA114")
+    assert ("relu6-to-relu" in said.fix) == names_it
+
+
+@pytest.mark.parametrize(
+    ("more", "fix"),
+    [
+        ({"precision": "fp16"}, "write precision: int8 and calibration"),
+        ({"quantize": {"skip": ["c"]}}, "take them out of quantize.skip"),
+        ({"scales": ["x"]}, "trtforge calibrate RECIPE"),
+    ],
+)
+def test_dla107_says_what_makes_them_int8(examined, more: dict[str, Any], fix: str) -> None:
+    (said,) = found(examined(CONV, X, **more), "DLA107")
+    assert said.message.startswith("one convolution would run in FP16") and said.fix.startswith(fix)
 
 
 def test_fp16_convolutions_are_those_on_the_dla(examined) -> None:

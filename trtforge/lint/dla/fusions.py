@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trtforge.lint.dla.parameters import clip_bounds
 from trtforge.lint.nodes import DEFAULT_DOMAINS, first_output, integer
 
 if TYPE_CHECKING:
@@ -98,17 +99,19 @@ def missed(context: Context, together: Callable[[NodeProto, NodeProto], bool]) -
         if len(readers) > 1 and operators & {"Relu", "BatchNormalization"}:
             fix = "let the others read what comes behind the activation, where that is what the network means"
             found.append(Unfused(node, f"{len(readers)} layers read its output", fix))
-        elif len(readers) == 1 and _bounded(context, readers[0], together):
-            fix = "surgery pass relu6-to-relu, and `verify`: it changes values above 6"
+        elif len(readers) == 1 and (clip := _clip(context, readers[0], together)) is not None:
+            fix = "nothing, or train it with Relu"
+            if clip_bounds(context, clip) == (0, 6) and "relu6-to-relu" not in context.engine.surgery:
+                fix = "surgery pass relu6-to-relu, and `verify`: it changes values above 6"
             found.append(Unfused(node, "Clip comes behind it, and only Relu is fused", fix))
         elif operators & set(POOLINGS) and integer(node, "group", 1) != 1:
             found.append(Unfused(node, "it has groups, and a pooling behind it", ""))
     return found
 
 
-def _bounded(context: Context, reader: NodeProto, together: Callable[[NodeProto, NodeProto], bool]) -> bool:
+def _clip(context: Context, reader: NodeProto, together: Callable[[NodeProto, NodeProto], bool]) -> NodeProto | None:
     """A Clip, or the Clip that alone reads a batch norm."""
     if reader.op_type == "BatchNormalization":
         behind = context.index.only_consumer(reader.output[0])
-        return behind is not None and behind.op_type == "Clip" and together(reader, behind)
-    return reader.op_type == "Clip"
+        return behind if behind is not None and behind.op_type == "Clip" and together(reader, behind) else None
+    return reader if reader.op_type == "Clip" else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trtforge.lint.dla.advice import VIEWS, for_mean, for_view
 from trtforge.lint.dla.obstacle import Obstacle
 from trtforge.lint.dla.parameters import of_parameters
 from trtforge.lint.nodes import DEFAULT_DOMAINS
@@ -53,17 +54,24 @@ def obstacles(context: Context, node: NodeProto) -> Iterator[Obstacle]:
 
 def _of_operator(context: Context, node: NodeProto, op: str, row: DlaLayer | None) -> Obstacle | None:
     if row is None:
-        return Obstacle("operator", f"{op} is not in the DLA's table of layers")
+        fix = "" if node.domain in DEFAULT_DOMAINS else "see GRF110: only a plugin can run it, and the DLA runs none"
+        return Obstacle("operator", f"{op} is not in the DLA's table of layers", fix=fix)
     version, until = version_tuple(context.tensorrt or ""), version_tuple(row.until)
     outdated = version is not None and until is not None and version[: len(until)] > until
     if outdated or (op == "Cast" and _casts_comparison(context, node)):
         return None
     versions = f"8.2 to {row.until}" if row.until else READ_FOR
     if not row.runs:
-        image = op != "ReduceMean" or context.rank(node.input[0]) == 4  # else its advice is for another structure
-        return Obstacle("operator", f"the DLA does not run {op}", row.origin, versions, row.instead if image else "")
+        return Obstacle("operator", f"the DLA does not run {op}", row.origin, versions, _instead(context, node, row))
     why = _missing(context, op, row)
     return Obstacle("operator", why, row.origin, versions) if why else None
+
+
+def _instead(context: Context, node: NodeProto, row: DlaLayer) -> str:
+    """The rewrite that keeps the network on the DLA, where one is known for this node."""
+    if row.op in ("GlobalAveragePool", "ReduceMean"):
+        return for_mean(context, node)
+    return for_view(context, node) if row.op in VIEWS else row.instead
 
 
 def _missing(context: Context, op: str, row: DlaLayer) -> str:

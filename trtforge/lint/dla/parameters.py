@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
+from trtforge.lint.dla.advice import for_view
 from trtforge.lint.dla.obstacle import Obstacle
 from trtforge.lint.dla.windows import buffer_banks, of_window
 from trtforge.lint.nodes import attribute, integer, ints
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from trtforge.lint.context import Context
 
-VIEWS = ("Reshape", "Transpose")
 JOINS = ("Slice", "Split", "Concat")
 LRN_WINDOWS = (3, 5, 7, 9)
 CLIP_BOUNDS = (1, 127)
@@ -61,21 +61,36 @@ def _product(context: Context, node: NodeProto) -> Iterator[Obstacle]:
     elif not right:
         why = "it multiplies two activations; the DLA needs constant weights"
         yield Obstacle("parameter", why, fix="leave it to the GPU")
+    elif integer(node, "transA", 0):
+        why = "it transposes its input (transA), the DLA's layer takes it as it is"
+        yield Obstacle("parameter", why, fix="export the factors swapped and transposed, with transA 0")
 
 
 def _concat(context: Context, node: NodeProto) -> Iterator[Obstacle]:
     rank, axis = context.rank(node.output[0]), integer(node, "axis", 1)
     if rank is not None and (rank != 4 or axis % rank != 1):
         why = f"it joins along axis {axis} of {rank}, the DLA only along the channels of four"
-        yield Obstacle("parameter", why, fix="concatenate along channels")
+        fix = (
+            "export it along the channels"
+            if rank == 4
+            else "join 4-D tensors along the channels, before they are reshaped"
+        )
+        yield Obstacle("parameter", why, fix=f"{fix}; or leave it to the GPU")
 
 
 def _clip(context: Context, node: NodeProto) -> Iterator[Obstacle]:
-    low, high = (_bound(context, node, position, name) for position, name in ((1, "min"), (2, "max")))
+    low, high = clip_bounds(context, node)
     if low != 0 or high is None or not CLIP_BOUNDS[0] <= high <= CLIP_BOUNDS[1]:
         shown = " to ".join("open" if bound is None else f"{bound:g}" for bound in (low, high))
         why = f"it clips to {shown}, the DLA from 0 to a bound of {CLIP_BOUNDS[0]} to {CLIP_BOUNDS[1]}"
-        yield Obstacle("parameter", why, fix="Relu, where the bounds do not matter")
+        yield Obstacle(
+            "parameter", why, fix="export Relu, or Clip from 0 to a bound in that range, where that is meant"
+        )
+
+
+def clip_bounds(context: Context, node: NodeProto) -> tuple[float | None, float | None]:
+    """The constant bounds of a Clip; None for one that is open or not known."""
+    return _bound(context, node, 1, "min"), _bound(context, node, 2, "max")
 
 
 def _bound(context: Context, node: NodeProto, position: int, name: str) -> float | None:
@@ -99,7 +114,7 @@ def _softmax(context: Context, node: NodeProto) -> Iterator[Obstacle]:
     rank, axis = len(shape), integer(node, "axis", -1 if context.opset >= 13 else 1)
     if rank != 4 or axis % rank == 0:
         why = f"it normalizes axis {axis} of {rank}, the DLA C, H or W of a 4-D tensor"
-        yield Obstacle("parameter", why, fix="leave the scores to the GPU or the CPU")
+        yield Obstacle("parameter", why, fix="leave the scores at the end of a network to the GPU")
         return
     behind = prod(shape[axis % rank + 1 :])
     if context.opset < 13 and behind > 1:
@@ -144,24 +159,16 @@ def _view(context: Context, node: NodeProto) -> Iterator[Obstacle]:
     ranks = (context.rank(node.input[0]), context.rank(node.output[0]))
     if any(rank is not None and rank != 4 for rank in ranks):
         why = f"it makes {ranks[1]} dimensions of {ranks[0]}, the DLA keeps four"
-        yield Obstacle("parameter", why, "observed", fix=_view_fix(context, node))
+        yield Obstacle("parameter", why, "observed", fix=for_view(context, node))
         return
     if _moves_batch(node, before, after):
         yield Obstacle("parameter", "it moves the batch", "recalled")
     beside = [context.index.producer(node.input[0]), *context.index.consumers_of(node.output[0])]
     if any(other is not None and other.op_type in JOINS for other in beside):
         fix = "move the view to the other side of the Conv, or to the end of the network"
+        if any(context.rank(other.output[0]) not in (4, None) for other in context.index.consumers_of(node.output[0])):
+            fix = "leave it to the GPU: what reads it has not four dimensions, and goes there anyway"
         yield Obstacle("parameter", "it lies right beside a Slice, Split or Concat", "observed", "10.3", fix)
-
-
-def _view_fix(context: Context, node: NodeProto) -> str:
-    """In front of a fully connected layer there is a pass that does away with the view."""
-    reader = node
-    while reader.op_type in (*VIEWS, "Flatten", "Squeeze") and context.index.consumers_of(reader.output[0]):
-        reader = context.index.consumers_of(reader.output[0])[0]
-    if reader.op_type in ("Gemm", "MatMul") and context.rank(node.output[0]) == 2:
-        return "a 1x1 Conv on the 4-D tensor instead of a view and a matrix product (surgery pass fc-as-conv)"
-    return "export it with four dimensions, or accept the GPU for it"
 
 
 def _moves_batch(node: NodeProto, before: tuple[int, ...] | None, after: tuple[int, ...] | None) -> bool:
@@ -199,7 +206,7 @@ def _sampling(context: Context, node: NodeProto, mode: str) -> Iterator[Obstacle
     if mode == "nearest" and (centre, rounding) not in known:
         why = f"it samples {centre}, {rounding}; the DLA asymmetric, floor or half_pixel, round_prefer_floor or _ceil"
         yield Obstacle("parameter", why, fix="export with asymmetric and floor; the same for whole scales")
-    elif mode == "linear" and centre != "half_pixel":
+    elif mode == "linear" and centre not in ("half_pixel", "pytorch_half_pixel"):  # FORMULA, UPPER for single pixels
         fix = f"export with {'opset 11 or later and ' if early else ''}half_pixel"
         yield Obstacle("parameter", f"it samples {centre}, the DLA half_pixel", fix=fix)
 
@@ -234,6 +241,14 @@ def _comparison(context: Context, node: NodeProto) -> Iterator[Obstacle]:
     users = context.index.consumers_of(node.output[0])
     if len(users) != 1 or users[0].op_type != "Cast" or node.output[0] in context.index.outputs:
         yield Obstacle("parameter", "its result is not cast at once, which the DLA needs", fix="one Cast behind it")
+
+
+def _normalization(context: Context, node: NodeProto) -> Iterator[Obstacle]:
+    names = ("scale", "bias", "mean", "variance")
+    open_ = [what for what, name in zip(names, node.input[1:5], strict=False) if name not in context.constants]
+    if open_:
+        why = f"its {', '.join(open_)} {'is' if len(open_) == 1 else 'are'} not constant; the DLA's Scale needs them so"
+        yield Obstacle("parameter", why, fix="export the network for inference, its statistics as weights")
 
 
 def _slope(context: Context, node: NodeProto) -> Iterator[Obstacle]:
@@ -306,6 +321,7 @@ _CHECKERS: Mapping[str, Callable[[Context, NodeProto], Iterator[Obstacle]]] = {
     "Greater": _comparison,
     "Less": _comparison,
     "PRelu": _slope,
+    "BatchNormalization": _normalization,
     "Div": _uniform,
     "Pow": _uniform,
     "Add": _broadcast,

@@ -93,14 +93,15 @@ class NodePlace:
 class Loadable:
     """One piece of the network that the DLA's compiler compiles. Bytes are estimates in the loadable's precision.
 
-    ``largest``, ``total``: of the tensors that stay inside and are stored; ``total`` counts each for itself.
+    ``largest``, ``total``: of the tensors that stay inside and are stored; ``total`` counts each for itself. None where
+    the size of one is not known.
     """
 
     number: int
     nodes: tuple[NodeProto, ...]
     weights: int
-    largest: int
-    total: int
+    largest: int | None
+    total: int | None
     batch: int | None
 
     def to_json(self) -> dict[str, Any]:
@@ -281,7 +282,7 @@ def _measured(context: Context, places: tuple[NodePlace, ...], bound: int, wante
 def _weighed(
     context: Context, number: int, members: list[NodePlace], placement: Placement, fused: set[str]
 ) -> Loadable:
-    weights, inside = 0, []
+    weights, inside, known = 0, [], True
     for one in members:
         assert one.precision is not None  # it is in a loadable
         weights += weight_bytes(context, one.node, one.precision)
@@ -289,10 +290,12 @@ def _weighed(
             readers = context.index.consumers_of(name)
             leaves = name in context.index.outputs or not all(placement.together(one.node, user) for user in readers)
             shape = context.shape(name)
-            if not leaves and name not in fused and shape is not None:
-                inside.append(tensor_bytes(shape, one.precision))
+            if name and not leaves and name not in fused:
+                known = known and shape is not None
+                inside.append(tensor_bytes(shape or (), one.precision))
     batch = next((found for one in members if (found := _batch(context, one.node)) is not None), None)
-    return Loadable(number, tuple(one.node for one in members), weights, max(inside, default=0), sum(inside), batch)
+    largest, total = (max(inside, default=0), sum(inside)) if known else (None, None)
+    return Loadable(number, tuple(one.node for one in members), weights, largest, total, batch)
 
 
 def _note(context: Context) -> str:

@@ -54,11 +54,13 @@ def helps(rewrite: Rewrite, before: Context, after: Context) -> bool:
     return not rewrite.judged or any(now < was for now, was in zip(_costs(after), _costs(before), strict=True))
 
 
-def _costs(context: Context) -> tuple[int, int, int]:
-    """Layers off the DLA that do something, loadables, and convolutions that stay unfused."""
+def _costs(context: Context) -> tuple[int, int, int, int]:
+    """Layers off the DLA that do something, views that cut the network, loadables, convolutions that stay unfused."""
     placement = context.placement
-    off = sum(place.reasons != () and place.node.op_type not in VIEWS for place in placement.places)
-    return off, placement.wanted, len(missed(context, placement.together))
+    off = [place for place in placement.places if place.reasons]
+    views = [place for place in off if place.node.op_type in VIEWS]
+    cutting = sum(place.cuts for place in views)
+    return len(off) - len(views), cutting, placement.wanted, len(missed(context, placement.together))
 
 
 def merged(surgery: Sequence[str], more: Iterable[str]) -> list[str]:

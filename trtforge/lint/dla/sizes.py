@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
+from trtforge.memory import human_bytes
+
 if TYPE_CHECKING:
     from onnx import NodeProto
 
@@ -46,3 +48,10 @@ def weight_bytes(context: Context, node: NodeProto, precision: Precision) -> int
 def pool_bytes(text: str) -> int:
     """Bytes of a pool as recipes write it, e.g. `512MiB`."""
     return int(text[:-3]) << {"KiB": 10, "MiB": 20, "GiB": 30}[text[-3:]]
+
+
+def sized(size: int | None) -> str:
+    """Bytes for a person: `-` where there is nothing to store, `?` where it is not known."""
+    if size is None:
+        return "?"
+    return human_bytes(size) if size else "-"

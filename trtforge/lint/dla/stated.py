@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trtforge.lint.dla.obstacle import Kind, Obstacle
 from trtforge.lint.dla.sizes import WEIGHTED
 from trtforge.lint.nodes import places
-from trtforge.lint.rule import Finding, Rule, Severity, some
+from trtforge.lint.rule import Finding, Rule, Severity
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context
@@ -38,8 +38,10 @@ def off_the_dla(rule: Rule, context: Context, kind: Kind) -> Iterator[Finding]:
         effect = "goes to the GPU" if context.gpu_fallback else "fails the build, GPU fallback is off"
         matters = any(place.cuts or place.node.op_type in WEIGHTED for place in found)
         severity: Severity = "error" if not context.gpu_fallback else "warning" if matters else "hint"
-        where = some(places(place.node for place in found))
-        fix = obstacle.fix or "cut the network before it, or accept the GPU for it"
+        where = places(place.node for place in found)
+        fix = obstacle.fix or "end the exported network before it, or leave it to the GPU"
+        if not context.gpu_fallback and not (context.engine.dla and context.engine.dla.standalone):
+            fix = f"{fix}; with dla: {{gpu_fallback: true}} the GPU runs it"
         yield rule.finding(where, f"{obstacle.sentence}; {effect}", fix, severity=severity)
 
 
@@ -53,5 +55,5 @@ def doubtful(rule: Rule, context: Context) -> Iterator[Finding]:
             together.setdefault(doubt, []).append(place)
     for doubt, found in together.items():
         fix = doubt.fix or "build on the device to know"
-        where = some(places(place.node for place in found))
+        where = places(place.node for place in found)
         yield rule.finding(where, f"may go to the GPU: {doubt.sentence}", fix, severity="hint")

@@ -20,6 +20,17 @@ LONG = (64, 96, 128)
 SLOW = (23, 32)
 """TensorRT keeps deconvolutions with a square kernel or stride from the first to the second off the DLA."""
 
+FIXES = {
+    (
+        "Deconvolution",
+        "pad",
+    ): "export it without padding and with a kernel as large as its strides, or as Resize and Conv",
+    ("Deconvolution", "groups"): "export one deconvolution a group, and a Concat behind them",
+    ("Pooling", "kernel"): "export two smaller poolings in a row, or a Conv with strides",
+    ("Convolution", "outputs"): "export two Conv, and a Concat along the channels",
+}
+"""What helps where a value is out of its range, by TensorRT's layer and parameter."""
+
 BANK = 32768
 """Bytes of a bank of the convolution buffer."""
 
@@ -27,7 +38,7 @@ BANK = 32768
 def of_window(context: Context, node: NodeProto, row: DlaLayer) -> Iterator[Obstacle]:
     """A window that has not two dimensions, or parameters out of the row's ranges."""
     if node.op_type in ("Conv", "ConvTranspose") and node.input[1] not in context.constants:
-        yield Obstacle("parameter", "its weights are not constant", row.origin)
+        yield Obstacle("parameter", "its weights are not constant", row.origin, fix="leave it to the GPU")
         return
     rank = context.spatial_rank(node)
     if rank is None:
@@ -45,31 +56,43 @@ def of_window(context: Context, node: NodeProto, row: DlaLayer) -> Iterator[Obst
         low, high = row.ranges.get(name, (value, value))
         if not low <= value <= high and not (long and name in ("kernel", "stride")):
             allowed = str(low) if low == high else f"{low} to {high}"
-            fix = row.limits or f"keep {name} in {allowed}"
+            fix = FIXES.get((row.layer, name), f"export it with a {name} of {allowed}, or leave it to the GPU")
             yield Obstacle("parameter", f"{name} {value} is not in the DLA's range ({allowed})", row.origin, fix=fix)
     pads = ints(node, "pads")
     if node.op_type == "Conv" and any(pad >= size for pad, size in zip(pads, kernel * 2, strict=False)):
         yield Obstacle("parameter", f"its padding {list(pads)} is not smaller than its kernel", row.origin)
     if node.op_type == "ConvTranspose":
-        yield from _of_deconvolution(node, row, kernel, strides)
+        yield from _of_deconvolution(context, node, row, kernel, strides)
 
 
 def _of_deconvolution(
-    node: NodeProto, row: DlaLayer, kernel: tuple[int, ...], strides: tuple[int, ...]
+    context: Context, node: NodeProto, row: DlaLayer, kernel: tuple[int, ...], strides: tuple[int, ...]
 ) -> Iterator[Obstacle]:
     for name, sizes in (("kernel", kernel), ("stride", strides)):
         if len(set(sizes)) == 1 and SLOW[0] <= sizes[0] <= SLOW[1]:
             why = f"its {name} is {sizes[0]}x{sizes[0]}, the DLA gets no square ones of {SLOW[0]} to {SLOW[1]}"
             yield Obstacle("parameter", why, row.origin, fix=f"two deconvolutions, or a {name} up to {SLOW[0] - 1}")
             break
-    more, padded = ints(node, "output_padding"), attribute(node, "auto_pad")
-    fix = "export it without, with a kernel that is as large as the stride"
+    why = _pads_anyway(context, node, kernel, strides)
+    if why:
+        fix = "export it without, with a kernel that is as large as the stride"
+        yield Obstacle("parameter", f"{why}, the DLA's deconvolution pads nothing", row.origin, fix=fix)
+
+
+def _pads_anyway(context: Context, node: NodeProto, kernel: tuple[int, ...], strides: tuple[int, ...]) -> str:
+    """What besides `pads` makes a deconvolution cut or widen its output; "" when nothing does."""
+    more, stated, padded = ints(node, "output_padding"), ints(node, "output_shape"), attribute(node, "auto_pad")
     if any(more):
-        why = f"its output_padding is {list(more)}, the DLA's deconvolution pads nothing"
-        yield Obstacle("parameter", why, row.origin, fix=fix)
-    elif padded is not None and padded.s.startswith(b"SAME") and kernel != strides:
-        why = f"its auto_pad is {padded.s.decode()}, the DLA's deconvolution pads nothing"
-        yield Obstacle("parameter", why, row.origin, fix=fix)
+        return f"its output_padding is {list(more)}"
+    image = context.shape(node.input[0])
+    if stated and image is not None and len(image) == 4:
+        whole = [
+            stride * (size - 1) + window for size, window, stride in zip(image[2:], kernel, strides, strict=False)
+        ]  # its dilation is 1, or said already
+        return f"its output_shape is {list(stated)} where {whole} fits" if list(stated[-2:]) != whole else ""
+    if padded is not None and padded.s.startswith(b"SAME") and kernel != strides:
+        return f"its auto_pad is {padded.s.decode()}"
+    return ""
 
 
 def _is_long(kernel: tuple[int, ...]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trtforge.lint.nodes import place
+from trtforge.lint.nodes import places
 from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ class AttentionFp32(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         if context.backend != "tensorrt_rtx" or context.engine.precision == "fp16":
             return
-        for node in context.of("Attention"):
-            query = context.types.get(node.input[0])
-            if query is not None and query.dtype == "float32":
-                yield self.finding(
-                    place(node),
-                    f"works on float32 (`{node.input[0]}`), for which TensorRT-RTX has no kernel",
-                    "set precision: fp16, or export attention decomposed",
-                )
+        nodes = [
+            node
+            for node in context.of("Attention")
+            if (query := context.types.get(node.input[0])) is not None and query.dtype == "float32"
+        ]
+        if nodes:
+            message = "works on float32, for which TensorRT-RTX has no kernel"
+            yield self.finding(places(nodes), message, "write precision: fp16, or export attention decomposed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trtforge.lint.nodes import label, place
+from trtforge.lint.nodes import label, places
 from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ class ConvTransposeFloat(Rule):
 
     Fix
         Leave `quantize.conv_transpose` off, its default, and expect these layers in the float column of the report.
-        If they dominate, upsample by Resize and a convolution instead: that convolution runs in INT8.
+        If they dominate, `pixel-shuffle-3d` in `surgery` makes those of a 3D-UNet a convolution and a shuffle; or
+        export Resize and a convolution instead. Either convolution runs in INT8.
     """
 
     code = "RTX101"
@@ -35,11 +36,13 @@ class ConvTransposeFloat(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         if context.backend != "tensorrt_rtx" or context.engine.precision != "int8":
             return
-        asked = context.engine.quantize.conv_transpose
-        for node in context.of("ConvTranspose"):
-            if asked and label(node) not in context.engine.quantize.skip:
-                message = "is to be quantized, but TensorRT-RTX runs it in floating point"
-                yield self.finding(place(node), message, "set quantize.conv_transpose to false", severity="warning")
-            else:
-                message = "runs in floating point: TensorRT-RTX has no INT8 ConvTranspose"
-                yield self.finding(place(node), message, "nothing to do; or use Resize and Conv")
+        config = context.engine.quantize
+        nodes = context.of("ConvTranspose")
+        asked = [node for node in nodes if config.conv_transpose and label(node) not in config.skip]
+        if asked:
+            message = "to be quantized, but TensorRT-RTX runs it in floating point"
+            fix = "write quantize: {conv_transpose: false}"
+            yield self.finding(places(asked), message, fix, severity="warning")
+        elif nodes:
+            message = "runs in floating point: TensorRT-RTX has no INT8 ConvTranspose"
+            yield self.finding(places(nodes), message, "nothing to do; or export Resize and Conv instead")

@@ -53,14 +53,18 @@ class DlaFormats(Rule):
         count = context.placement.wanted
         if standalone and count > 1:
             message = f"the network becomes {count} loadables, a standalone one is in one piece (observed, 8.4 to 8.6)"
-            yield self.finding("dla.standalone", message, "see DLA108, or leave standalone out")
+            yield self.finding(
+                "dla.standalone",
+                message,
+                "rewrite what DLA108 names, or write dla: {standalone: false, gpu_fallback: true}",
+            )
 
     def _images(self, context: Context) -> Iterator[Finding]:
         for name, spec in context.engine.inputs.items():
             if spec.format != "dla_hwc4":
                 continue
             where, fix = f"inputs.{name}.format", "write format: dla_linear"
-            if len(spec.shape) != 4 or spec.shape[1] not in IMAGE_CHANNELS:
+            if not _is_image(spec):
                 yield self.finding(where, f"dla_hwc4 takes 1, 3 or 4 channels, the input is {list(spec.shape)}", fix)
             for node in context.index.consumers_of(name):
                 found = context.placement.of(node)
@@ -71,10 +75,11 @@ class DlaFormats(Rule):
                     yield self.finding(where, f"{place(node)} has more than {MOST_GROUPS} groups", fix)
                 elif found.precision != DTYPES.get(spec.dtype):
                     message = f"{place(node)} computes in {found.precision}, and the input is {spec.dtype}"
-                    yield self.finding(where, message, "give both one precision")
+                    dtype = next(name for name, short in DTYPES.items() if short == found.precision)
+                    yield self.finding(f"inputs.{name}.dtype", message, f"write dtype: {dtype}")
 
     def _converted(self, context: Context) -> Iterator[Finding]:
-        from trtforge.recipe.models import OutputSpec
+        from trtforge.recipe.models import InputSpec, OutputSpec
 
         sides: list[tuple[str, dict[str, tuple[str, ...]], InputSpec | OutputSpec]] = [
             (f"inputs.{name}", INPUTS, spec) for name, spec in context.engine.inputs.items()
@@ -85,5 +90,11 @@ class DlaFormats(Rule):
         for where, allowed, spec in sides:
             if spec.dtype not in allowed.get(spec.format, ()):
                 message = f"{spec.dtype} in {spec.format} is converted by the GPU, and GPU fallback is off"
-                form = "dla_hwc4 or dla_linear" if where.startswith("inputs") else "chw32 or dla_linear"
-                yield self.finding(where, message, f"write dtype: int8 and format: {form}")
+                dtype = "int8" if context.engine.precision == "int8" else "float16"
+                image = isinstance(spec, InputSpec) and _is_image(spec)
+                forms = [form for form in allowed if dtype in allowed[form] and (image or form != "dla_hwc4")]
+                yield self.finding(where, message, f"write dtype: {dtype} and format: {' or '.join(forms)}")
+
+
+def _is_image(spec: InputSpec) -> bool:
+    return len(spec.shape) == 4 and spec.shape[1] in IMAGE_CHANNELS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trtforge.lint.nodes import places
-from trtforge.lint.rule import Finding, Rule, some
+from trtforge.lint.nodes import label, places
+from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context
@@ -26,7 +26,9 @@ class DlaFp16Convolution(Rule):
         `target: orin-agx-64gb/dla`, `precision: fp16`.
 
     Fix
-        Use `precision: int8` with a calibration set, or the GPU for what must stay in FP16.
+        `precision: int8` with `calibration: {set: ...}`; in an engine that has both, take the layers out of
+        `quantize: {skip: [...]}`, and calibrate again where DLA106 says that a scale is missing. What must stay in FP16
+        is faster on the GPU: `target: orin-agx-64gb/gpu`.
     """
 
     code = "DLA107"
@@ -42,9 +44,16 @@ class DlaFp16Convolution(Rule):
             for place in context.placement.places
             if place.precision == "fp16" and place.node.op_type in ("Conv", "ConvTranspose")
         ]
-        if convolutions:
-            yield self.finding(
-                some(places(convolutions)),
-                f"{len(convolutions)} convolutions would run in FP16, an order of magnitude slower on Orin's DLA",
-                "use precision: int8 with calibration for all of them, or the GPU",
-            )
+        if not convolutions:
+            return
+        ways = [f"write target: {context.target.device}/gpu"]
+        if context.engine.precision != "int8":
+            ways.insert(0, "write precision: int8 and calibration: {set: ...}")
+        else:
+            skipped = any(label(node) in context.engine.quantize.skip for node in convolutions)
+            ranges = any(label(node) not in context.engine.quantize.skip for node in convolutions)
+            ways = (["trtforge calibrate RECIPE, for ranges that are missing"] if ranges else []) + ways
+            ways = (["take them out of quantize.skip"] if skipped else []) + ways
+        many = "one convolution" if len(convolutions) == 1 else f"{len(convolutions)} convolutions"
+        message = f"{many} would run in FP16, an order of magnitude slower on Orin's DLA"
+        yield self.finding(places(convolutions), message, "; or ".join(ways))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trtforge.lint.nodes import places
-from trtforge.lint.rule import Finding, Rule, some
+from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context
@@ -29,7 +29,9 @@ class DlaFusions(Rule):
         MobileNet's ReLU6, exported as Clip. NVIDIA's own SSD-MobileNet has Relu in its place.
 
     Fix
-        `relu6-to-relu` in `surgery`; the ranges of ReLU6 stay. Verify it where layers run in floating point.
+        For ReLU6 `relu6-to-relu` in `surgery`; the ranges of ReLU6 stay. Verify it where layers run in floating point.
+        A Clip with other bounds, groups and several readers are the network's own: there is nothing to do but train
+        another one.
     """
 
     code = "DLA114"
@@ -46,4 +48,4 @@ class DlaFusions(Rule):
             together.setdefault((found.why, found.fix), []).append(found)
         for (why, fix), all_of_them in together.items():
             nodes = [found.node for found in all_of_them]
-            yield self.finding(some(places(nodes)), f"{len(nodes)} probably not fused: {why}", fix or "nothing to do")
+            yield self.finding(places(nodes), f"{len(nodes)} probably not fused: {why}", fix or "nothing to do")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trtforge.lint.nodes import places
-from trtforge.lint.rule import Finding, Rule, some
+from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context
@@ -27,8 +27,8 @@ class DlaLoadables(Rule):
         as the GPU's (published measurement, FP16, AGX Orin).
 
     Fix
-        Rewrite the layers in between, see their own findings; `trtforge lint --fix` tries the surgery passes that
-        help. Or end the engine at the first cut and let another engine on the GPU do the rest.
+        Rewrite the layers in between, see their own findings; where these name a surgery pass, `trtforge lint RECIPE
+        --fix` tries it. Or end the engine at the first cut and let another engine on the GPU do the rest.
     """
 
     code = "DLA108"
@@ -40,8 +40,13 @@ class DlaLoadables(Rule):
             return
         placement = context.placement
         cuts = [place.node for place in placement.places if place.cuts and place.why and place.why.kind != "limit"]
-        where = some(places(cuts)) if cuts else f"target {context.target.key}"
-        fix = "see the findings of the layers named, or trtforge lint RECIPE --fix"
+        where = places(cuts) if cuts else f"target {context.target.key}"
+        passes = any(
+            "surgery pass" in reason.fix for place in placement.places if place.cuts for reason in place.reasons
+        )
+        fix = "see the findings of the layers named"
+        if passes:
+            fix += "; trtforge lint RECIPE --fix tries the passes they name"
         if placement.wanted <= placement.limit:
             message = f"the network becomes {placement.wanted} loadables, of {placement.limit} that a core holds"
             yield self.finding(where, message, fix)

@@ -30,8 +30,9 @@ class DlaMemory(Rule):
         An SSD of 1200 x 1200 pixels with `shape: [32, 3, 1200, 1200]`: its first stages alone hold more than 1 GiB.
 
     Fix
-        A smaller batch makes the tensors smaller, INT8 halves both. Or raise the pool, a power of two. The sum is an
-        upper bound: it counts every tensor for itself, and the compiler may use one place for several.
+        A smaller batch makes the tensors smaller, INT8 halves both. Or raise the pool, a power of two: `dla:
+        {global_dram: 1GiB}` or `dla: {local_dram: 2GiB}`. The sum is an upper bound: it counts every tensor
+        for itself, and the compiler may use one place for several.
     """
 
     code = "DLA111"
@@ -48,7 +49,15 @@ class DlaMemory(Rule):
             where = f"loadable {loadable.number}, {label(loadable.nodes[0])} to {label(loadable.nodes[-1])}"
             if loadable.weights >= pool_bytes(weights):
                 message = f"its weights are {human_bytes(loadable.weights)}, its pool has {weights}"
-                yield self.finding(where, message, "use INT8, or raise dla: {global_dram: ...}")
-            if loadable.total >= pool_bytes(tensors):
+                less = "write precision: int8, or " if context.engine.precision != "int8" else "write "
+                yield self.finding(where, message, f"{less}dla: {{global_dram: {_pool_for(loadable.weights)}}}")
+            if loadable.total is not None and loadable.total >= pool_bytes(tensors):
                 message = f"the tensors inside are up to {human_bytes(loadable.total)}, its pool has {tensors}"
-                yield self.finding(where, message, "use a smaller batch, or raise dla: {local_dram: ...}")
+                fix = f"use a smaller batch in inputs, or write dla: {{local_dram: {_pool_for(loadable.total)}}}"
+                yield self.finding(where, message, fix)
+
+
+def _pool_for(size: int) -> str:
+    """The smallest pool that holds more, as recipes write it: a power of two."""
+    power = max(size.bit_length(), 20)
+    return f"{1 << power - 30}GiB" if power >= 30 else f"{1 << power - 20}MiB"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trtforge.lint.dla.precision import may_be_int8
-from trtforge.lint.rule import Finding, Rule, some
+from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context
@@ -38,7 +38,7 @@ class DlaMissingScale(Rule):
         missing = missing_scales(context)
         if missing:
             yield self.finding(
-                some([f"`{name}`" for name in missing]),
+                [f"`{name}`" for name in missing],
                 f"{len(missing)} tensors of INT8 layers have no scale: the layers around run in FP16 or on the GPU",
                 "trtforge calibrate RECIPE",
             )

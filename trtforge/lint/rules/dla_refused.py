@@ -27,7 +27,9 @@ class DlaRefused(Rule):
         do not run there and cut it into more pieces than a core holds.
 
     Fix
-        Build it for the GPU of the same device, e.g. `target: orin-agx-64gb/gpu`. One half as the bound is our choice.
+        Build it for the GPU of the same device: `target: orin-agx-64gb/gpu`. A recipe has one target: where its other
+        engines belong on the DLA write a second recipe, and take this engine out of the first, with `engines: {NAME:
+        null}` where it comes from `extends`. One half as the bound is our choice.
     """
 
     code = "DLA109"
@@ -41,8 +43,9 @@ class DlaRefused(Rule):
         there, everything = placement.weighted
         unavailable = any(place.why is not None and place.why.kind == "unavailable" for place in placement.places)
         if everything and 2 * there < everything and not unavailable:
-            message = f"{there} of {everything} layers with arithmetic run on the DLA: {_reasons(placement)}"
-            fix = f"use target: {context.target.device}/gpu"
+            what = "Conv, ConvTranspose, Gemm and MatMul layers run on the DLA, less than half"
+            message = f"{there} of {everything} {what}: {_reasons(placement)}"
+            fix = f"write target: {context.target.device}/gpu; in a recipe of its own where other engines stay here"
             yield self.finding(f"target {context.target.key}", message, fix)
 
 

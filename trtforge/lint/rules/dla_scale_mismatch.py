@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trtforge.lint.nodes import place
-from trtforge.lint.rule import Finding, Rule, some
+from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -51,11 +51,15 @@ class DlaScaleMismatch(Rule):
                     found.append((ratio, place(where.node)))
         if found:
             found.sort(key=lambda entry: -entry[0])
-            names = some([name for _, name in found])
+            names = [name for _, name in found]
             message = (
                 f"the ranges of its inputs differ up to {found[0][0]:.0f} times, and the DLA has one scale for all"
             )
-            yield self.finding(names, message, "normalize the inputs, or do not join them in INT8")
+            yield self.finding(
+                names,
+                message,
+                "bring the ranges closer, make them two outputs, or name the layers in quantize: {skip: [...]}",
+            )
 
 
 def _ratio(context: Context, node: NodeProto) -> float:

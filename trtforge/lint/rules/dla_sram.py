@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from trtforge.lint.dla.sizes import pool_bytes
 from trtforge.lint.rule import Finding, Rule
-from trtforge.memory import human_bytes
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context
@@ -27,8 +26,8 @@ class DlaSram(Rule):
         `sram: 1MiB` on Orin with five loadables, each of which may claim all the SRAM of the core.
 
     Fix
-        One loadable: all the SRAM of a core, as in NVIDIA's reference commands. Several: half of it. Both are starting
-        points; the best value is measured.
+        One loadable: all the SRAM of a core, `dla: {sram: 1MiB}` on Orin, as in NVIDIA's reference commands. Several:
+        half of it, `dla: {sram: 512KiB}`. Both are starting points: `trtforge tune RECIPE` measures them on the device.
     """
 
     code = "DLA112"
@@ -41,13 +40,19 @@ class DlaSram(Rule):
             return
         said, there = context.engine.dla.sram, int(dla.sram_mib * (1 << 20))
         size, count = pool_bytes(said), len(context.placement.loadables)
+        whole, compare = _pool(there), "trtforge tune RECIPE measures both on the device"
         if size > there:
             owner = "all cores share" if dla.sram_shared else "a core has"
-            message = f"sram is {said}, and {owner} {human_bytes(there)}"
-            yield self.finding("dla.sram", message, f"write sram: {dla.sram_mib:g}MiB", severity="warning")
+            message = f"the engine asks for {said} of managed SRAM, and {owner} {whole}"
+            yield self.finding("dla.sram", message, f"write dla: {{sram: {whole}}}", severity="warning")
         elif not dla.sram_shared and count > 1 and size == there:
-            message = f"{count} loadables want {said} each, and the core has {human_bytes(there)}"
-            yield self.finding("dla.sram", message, f"measure sram: {there >> 11}KiB too")
+            message = f"each of {count} loadables may take {said} of SRAM, and the core has {whole} for all of them"
+            yield self.finding("dla.sram", message, f"try dla: {{sram: {_pool(there // 2)}}} too; {compare}")
         elif not dla.sram_shared and count == 1 and size < there:
-            message = f"one loadable could use all {human_bytes(there)} of the core, it gets {said}"
-            yield self.finding("dla.sram", message, f"measure sram: {dla.sram_mib:g}MiB too")
+            message = f"the only loadable could have all {whole} of the core's SRAM, and the recipe gives it {said}"
+            yield self.finding("dla.sram", message, f"try dla: {{sram: {whole}}} too; {compare}")
+
+
+def _pool(size: int) -> str:
+    """Bytes as recipes write them."""
+    return f"{size >> 20}MiB" if size % (1 << 20) == 0 else f"{size >> 10}KiB"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trtforge.lint.nodes import places
-from trtforge.lint.rule import Finding, Rule, some
+from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context
@@ -30,7 +30,7 @@ class DlaThreeDimensional(Rule):
 
     code = "DLA103"
     title = "3-D layer on the DLA"
-    severity = "error"
+    severity = "warning"
 
     def check(self, context: Context) -> Iterator[Finding]:
         if not context.target.is_dla:
@@ -41,8 +41,8 @@ class DlaThreeDimensional(Rule):
         if nodes:
             layers = "one layer has" if len(nodes) == 1 else f"{len(nodes)} layers have"
             yield self.finding(
-                some(places(nodes)),
+                places(nodes),
                 f"{layers} three spatial dimensions, the DLA has two",
-                f"use target: {context.target.device}/gpu",
+                f"write target: {context.target.device}/gpu",
                 severity="warning" if context.gpu_fallback else "error",
             )

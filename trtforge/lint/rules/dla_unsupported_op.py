@@ -26,11 +26,12 @@ class DlaUnsupportedOp(Rule):
         A classifier that ends in GlobalAveragePool, Flatten, Gemm: its convolutions run on the DLA, its tail does not.
 
     Fix
-        Use the rewrite named in the finding where there is one, for example the surgery pass `global-average-pool`. Or
-        cut the network at the last layer that runs, and let the GPU or the CPU finish: that is what NVIDIA's own
-        preparation scripts do with the tail of ResNet-50. The table was read from the documentation and headers of
-        TensorRT 8.2 to 10.3; each finding says whether its row is documented, observed in a build log, or recalled.
-        `can_run_on_DLA` of the device's own TensorRT has the last word.
+        Use the rewrite named in the finding where there is one. A surgery pass is named only where it does something
+        for this layer; `trtforge lint RECIPE --fix` tries it and prints the line for the recipe. Or end the exported
+        network at the last layer that runs, as NVIDIA's own preparation scripts do with the tail of ResNet-50, or leave
+        the layer to the GPU: `dla: {gpu_fallback: true}`, the default. The table was read from the documentation and
+        headers of TensorRT 8.2 to 10.3; each finding says whether its row is documented, observed in a build log, or
+        recalled. `can_run_on_DLA` of the device's own TensorRT has the last word.
     """
 
     code = "DLA104"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trtforge.lint.nodes import place
+from trtforge.lint.nodes import places
 from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
@@ -36,9 +36,8 @@ class NotAheadOfTime(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         if context.backend != "tensorrt_rtx":
             return
-        for node in context.of("NonMaxSuppression", "RoiAlign"):
-            yield self.finding(
-                place(node),
-                f"TensorRT-RTX cannot build {node.op_type} without a GPU",
-                "cut the network before it, or build with backend: tensorrt on the device",
-            )
+        for operator in ("NonMaxSuppression", "RoiAlign"):
+            if nodes := context.of(operator):
+                message = f"TensorRT-RTX cannot build {operator} without a GPU"
+                fix = "end the exported network before it, or build with backend: tensorrt on the device"
+                yield self.finding(places(nodes), message, fix)

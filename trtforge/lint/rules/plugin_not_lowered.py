@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context
+    from trtforge.surgery.choose import Choice
 
 
 class PluginNotLowered(Rule):
@@ -46,17 +48,37 @@ class PluginNotLowered(Rule):
             return
         except (UnknownInput, ShapeMismatch, DynamicShape):  # the GRF rules tell of these
             return
+        counts = Counter(choice.op.name for choice in plan.choices)
+        together: dict[tuple[str, ...], list[Choice]] = {}
         for choice in plan.choices:
             if choice.lowering is None and choice.refused:
-                why = "; ".join(f"{name}: {reason}" for name, reason in choice.refused)
-                fix = f"nothing, if that is meant; else change what stands in the way, or remove {choice.op.name}"
-                yield self.finding(choice.match.at, f"{choice.op.name} stays as the plain graph ({why})", fix)
-        found = {choice.op.name for choice in plan.choices}
+                alike = (choice.op.name, *(_stem(reason) for _, reason in choice.refused))
+                together.setdefault(alike, []).append(choice)
+        for (name, *_), choices in together.items():
+            which = name if counts[name] == 1 else f"{name} at {len(choices)} of its {counts[name]} places"
+            message = f"{which} stays as the plain graph ({_reasons(choices)})"
+            fix = f"nothing, if that is meant; else change what stands in the way, or remove {name}"
+            yield self.finding([choice.match.at for choice in choices], message, fix)
         for op in ops:
-            if op.name not in found:
+            if op.name not in counts:
                 near = [miss.sentence for miss in plan.near if miss.rule == op.name]
                 yield self.finding(
                     f"surgery: {op.name}",
                     f"{op.name} is nowhere in the graph" + (f"; nearly {near[0]}" if near else ""),
                     f"remove {op.name} from `surgery`, or see: trtforge surgery RECIPE --explain",
                 )
+
+
+def _stem(reason: str) -> str:
+    """What reasons have in common that differ in the size at their end."""
+    return reason.rstrip("0123456789")
+
+
+def _reasons(choices: list[Choice]) -> str:
+    """Why each lowering was refused, with all the sizes that the places have there."""
+    told = []
+    for position, (lowering, reason) in enumerate(choices[0].refused):
+        stem = _stem(reason)
+        sizes = sorted({int(choice.refused[position][1][len(stem) :] or 0) for choice in choices})
+        told.append(f"{lowering}: {stem}{', '.join(map(str, sizes))}" if stem != reason else f"{lowering}: {reason}")
+    return "; ".join(told)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trtforge.lint.nodes import places
-from trtforge.lint.rule import Finding, Rule, some
+from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context
@@ -41,7 +41,7 @@ class Turing(Rule):
         for nodes, what in ((products, "FP32 matrix products"), (volumes, "FP32 3-D convolutions")):
             if nodes:
                 yield self.finding(
-                    some(places(nodes)), f"TensorRT-RTX has no {what} for SM 7.5", "set precision: fp16 for this target"
+                    places(nodes), f"TensorRT-RTX has no {what} for SM 7.5", "set precision: fp16 for this target"
                 )
         if context.engine.precision == "int8":
             yield self.finding(
