@@ -57,11 +57,39 @@ def test_a_quantized_model_becomes_a_plain_one_a_cache_and_precisions(shop) -> N
     assert result["lost_weight_scales"] == result["conflicts"] == result["asymmetric"] == []
 
 
-def test_a_gpus_cache_is_min_max_and_trtexec_is_told_of(shop) -> None:
+def first_line(path: Path) -> str:
+    return path.read_text().splitlines()[0]
+
+
+def test_a_cache_is_for_the_calibrator_that_trtexec_has_and_a_guessed_release_is_told(shop) -> None:
     done = to_cache(shop, "--plain", "plain.onnx", "--precisions", "layers.json")
-    assert (shop.root / "net.cache").read_text().startswith("TRT-8602-MinMaxCalibration\n")
-    assert "--algorithm EntropyCalibration2" in done.out
+    assert first_line(shop.root / "net.cache") == "TRT-8602-EntropyCalibration2"
+    assert "an IInt8EntropyCalibrator2 reads it: trtexec's" in done.out
+    assert "TensorRT 8.6.2, which is a guess" in done.err
     assert "main_2: main_2_node, sum_node in FP16 or FP32" in done.out
+    header = to_cache(shop, "--json").json["header"]
+    assert header == {"tensorrt": "8.6.2", "algorithm": "EntropyCalibration2", "guessed": True}
+
+
+def test_a_release_that_was_said_is_no_guess_but_for_its_patch(shop) -> None:
+    said = to_cache(shop, "--tensorrt", "8.6.1", "--algorithm", "MinMaxCalibration")
+    assert first_line(shop.root / "net.cache") == "TRT-8601-MinMaxCalibration"
+    assert said.err == "" and "neither trtexec nor a DLA" in said.out
+    assert "with 0 for the patch" in to_cache(shop, "--tensorrt", "8.6").err
+    assert first_line(shop.root / "net.cache").startswith("TRT-8600-")
+    of_device = to_cache(shop, "--tensorrt", "8.6", "--target", "orin-agx-64gb/dla")
+    assert of_device.err == "" and first_line(shop.root / "net.cache").startswith("TRT-8602-")
+    assert "TensorRT 10.3.0 is the newest for orin-agx-64gb/dla" in to_cache(shop, "--target", "orin-agx-64gb/dla").out
+
+
+def test_a_cache_that_is_converted_keeps_its_first_line(shop) -> None:
+    (shop.root / "old.cache").write_text("TRT-8201-MinMaxCalibration\nx: 3c010204\n")
+    for source, out, to in (("old.cache", "s.json", "json"), ("s.json", "new.cache", "trt-cache")):
+        done = shop.forge("scales", "convert", source, out, "--to", to)
+        assert done.code == 0 and done.err == ""
+    assert (shop.root / "new.cache").read_text() == (shop.root / "old.cache").read_text()
+    shop.forge("scales", "convert", "old.cache", "dla.cache", "--to", "trt-cache", "--target", "orin-nx-8gb/dla")
+    assert first_line(shop.root / "dla.cache") == "TRT-100300-EntropyCalibration2"
 
 
 def test_a_cache_goes_back_into_a_model_with_the_same_bits(shop) -> None:
@@ -69,7 +97,11 @@ def test_a_cache_goes_back_into_a_model_with_the_same_bits(shop) -> None:
     done = shop.forge("scales", "convert", "net.cache", "back.onnx", "--to", "qdq", "--model", "plain.onnx")
     assert done.code == 0 and done.err == ""
     assert "6 conv" in done.out and "2 nodes stay in float" in done.out
-    assert "10 scales are of tensors that no INT8 layer reads" in done.out
+    assert "10 scales have no place in the graph, where no INT8 layer reads them:" in done.out
+    again = shop.forge("scales", "convert", "net.cache", "again.onnx", "--to", "qdq", "--model", "plain.onnx", "--json")
+    placed = again.json["qdq"]
+    names = {line.rsplit(": ", 1)[0] for line in (shop.root / "net.cache").read_text().splitlines()[1:]}
+    assert set(placed["tensors"]) | set(placed["not_placed"]) == names and len(placed["not_placed"]) == 10
     result = shop.forge("scales", "diff", "net.cache", "back.onnx", "--json").json["diff"]
     assert result["changed"] == [] and result["only_b"] == [] and result["equal"] == 5
     made = onnx.load(shop.root / "back.onnx")
@@ -121,7 +153,7 @@ def test_two_scales_of_a_tensor_are_refused_or_the_widest_is_taken(shop) -> None
         (["net.cache", "o.onnx", "--to", "qdq"], "USE100", "--model MODEL.onnx"),
         (["net.cache", "o.json", "--to", "json", "--precisions", "p"], "USE105", "leave --precisions out"),
         (["quantized.onnx", "o.json", "--to", "json", "--precisions", "p"], "USE100", "--plain plain.onnx"),
-        (["quantized.onnx", "o", "--to", "qdq", "--plain", "p", "--precisions", "p"], "USE100", "leave --precisions"),
+        (["quantized.onnx", "o", "--to", "qdq", "--plain", "p", "--precisions", "l"], "USE100", "leave --precisions"),
         (["net.cache", "o.onnx", "--to", "qdq", "--model", "models/net.onnx"], "CAL215", "0 of their 15 tensors"),
         (["net.cache", "o", "--to", "trt-cache", "--fill", "net.cache"], "USE100", "--model MODEL.onnx"),
         (["net.cache", "o.json", "--to", "json", "--model", "models/net.onnx"], "CAL215", "not of this model"),
@@ -138,6 +170,13 @@ def test_two_scales_of_a_tensor_are_refused_or_the_widest_is_taken(shop) -> None
             "leave --algorithm out",
         ),
         (["net.cache", "o", "--to", "trt-cache", "--target", "a3"], "RCP201", "a30"),
+        (["net.cache", "o", "--to", "trt-cache", "--target", "a30", "--tensorrt", "new"], "CAL212", 'like "8.6.2"'),
+        (["recipes/host.yaml", "o", "--to", "json"], "CAL201", "a TensorRT cache (its first line begins with TRT-)"),
+        (
+            ["net.cache", "o", "--to", "trt-cache", "--model", "models/net.onnx", "--fill", "data/cal.yaml"],
+            "CAL201",
+            "",
+        ),
         (["bad.cache", "o", "--to", "json"], "CAL211", "bad.cache:3"),
     ],
 )

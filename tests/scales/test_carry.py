@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
-from onnx import numpy_helper
-from onnx.parser import parse_model
+from onnx import helper, inliner, numpy_helper
+from onnx.parser import parse_function, parse_model
 
 from trtforge.errors.calibration import QdqNotPlain
 from trtforge.graph.model import Model
@@ -68,6 +69,18 @@ def test_scales_go_forward_from_a_quantized_read_and_back_to_a_lone_source() -> 
     assert carried.via["c"].startswith("r, back through Relu")
     assert carried.on_grid == {"m", "t"}
     assert {seen.scale for seen in carried.table.ranges.values()} == {np.float32(0.5)}
+
+
+def test_a_scale_goes_back_over_a_clip_and_not_forward() -> None:
+    _, carried = taken("""
+        Q x
+        c = Conv(d_x, w1)
+        r = Clip(c, low, high)
+        Q r
+        f = Clip(d_r, low, high)
+        out = Conv(f, w1)
+    """, low=np.float32(0), high=np.float32(6))  # fmt: skip
+    assert set(carried.via) == {"c"}  # 6 need not be a quantized value
 
 
 def test_no_scale_goes_back_where_something_else_reads_in_float() -> None:
@@ -196,6 +209,16 @@ def test_weight_zero_points_are_told() -> None:
     assert lost.kind == "asymmetric"
 
 
+@pytest.mark.parametrize("type_", ["int4", "uint4", "int16"])
+def test_weights_of_other_types_are_told(type_: str) -> None:
+    """INT8 rounds sixteen bits, and has other steps than four."""
+    dtype = np.dtype(getattr(ml_dtypes, type_, type_))
+    stored = np.array([[7, 3], [5, 1]]).astype(dtype).reshape(2, 2, 1, 1)
+    model, _ = taken(WEIGHTED, **int8_weight(w=stored, zw=np.zeros(2, dtype)))
+    (lost,) = lost_weights(model)
+    assert (lost.kind, lost.channels, lost.of) == ("other type", 2, 2)
+
+
 def test_a_channel_of_zeros_has_no_scale_to_lose() -> None:
     stored = np.array([[127, 3], [0, 0]], np.int8).reshape(2, 2, 1, 1)
     assert lost_weights(taken(WEIGHTED, **int8_weight(w=stored))[0]) == ()
@@ -215,6 +238,22 @@ def test_tensors_without_a_scale_are_told_with_what_follows() -> None:
     assert bare[0].consequence == "c1, er in FP16 or FP32"
     on_dla = without_scale(found.model, carried.table.ranges, get("orin-agx-64gb/dla"))
     assert on_dla[0].consequence == "c1 in FP16 on the DLA; er on the GPU"
+
+
+@pytest.mark.parametrize(
+    ("product", "runs"),
+    [
+        ("MatMul(e, v)", "m in FP16 on the DLA"),
+        ("MatMul(v, e)", "m on the GPU"),  # the DLA's layer has its weights on the right
+        ("MatMul(e, e)", "m on the GPU"),
+    ],
+)
+def test_a_product_runs_on_the_dla_with_its_weights_on_the_right(product: str, runs: str) -> None:
+    found, carried = taken(
+        f"Q x\nc = Conv(d_x, w1)\n[er] e = Erf(c)\n[m] out = {product}", v=np.ones((4, 4), np.float32)
+    )
+    bare = {entry.tensor: entry for entry in without_scale(found.model, carried.table.ranges, get("orin-agx-64gb/dla"))}
+    assert runs in bare["out"].consequence
 
 
 def test_pairs_in_a_subgraph_are_refused() -> None:
@@ -280,3 +319,48 @@ def test_only_quantized_reads_are_clipped() -> None:
     assert found.relus == ("c_Relu",) and "c_Relu" in found.table.ranges and "c" not in found.table.ranges
     x = np.random.default_rng(0).integers(0, 100, (1, 2, 4, 4)).astype(np.float32) / 100
     np.testing.assert_allclose(outputs(found.model, x), outputs(model, x), atol=0.03)
+
+
+def with_function(call: str) -> Model:
+    model = quantized(f"Q x\nc = Conv(d_x, w1)\n{call}")
+    body = (
+        '<opset_import: ["" : 17], domain: "own"> pair (t, s, z) => (y)'
+        "{ q = QuantizeLinear(t, s, z)\n y = DequantizeLinear(q, s, z) }"
+    )
+    model.proto.functions.append(parse_function(body))
+    model.proto.opset_import.append(helper.make_opsetid("own", 1))
+    return model
+
+
+def test_pairs_in_a_function_are_refused() -> None:
+    """Their scales would be missing without a word, and the "plain" model would still be quantized."""
+    with pytest.raises(QdqNotPlain) as caught:
+        take_apart(with_function("out = own.pair(c, s_x, z)"))
+    assert "in the function pair" in caught.value.why and "inline_local_functions" in caught.value.next
+    inlined = inliner.inline_local_functions(with_function("out = own.pair(c, s_x, z)").proto)
+    assert set(take_apart(Model(inlined)).table.ranges) == {"x", "out"}
+
+
+PAIRED = """
+    Q x
+    q_w = QuantizeLinear<axis = AXIS>(w, sw, zw)
+    dw = DequantizeLinear<axis = BACK>(q_w, sw, zw)
+    out = MatMul(d_x, dw)
+"""
+
+
+def paired(axis: int, back: int) -> Model:
+    weight = np.diag([1.27, 2.54, 3.81, 5.08]).astype(np.float32)
+    weights = {"w": weight, "sw": np.array([0.01, 0.02, 0.03, 0.04], np.float32), "zw": np.zeros(4, np.int8)}
+    return quantized(PAIRED.replace("AXIS", str(axis)).replace("BACK", str(back)), **weights)
+
+
+@pytest.mark.parametrize(("axis", "back"), [(1, 1), (-1, -1), (1, -1), (-1, 1)])
+def test_an_axis_counted_from_the_end_is_the_same_axis(axis: int, back: int) -> None:
+    assert lost_weights(take_apart(paired(axis, back))) == ()
+
+
+def test_a_pair_along_two_axes_is_refused() -> None:
+    with pytest.raises(QdqNotPlain) as caught:
+        take_apart(paired(0, 1))
+    assert "axis is not that of the QuantizeLinear" in caught.value.why

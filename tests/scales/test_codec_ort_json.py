@@ -106,3 +106,13 @@ def test_wide_imported_range_stays_finite() -> None:
     table = ScaleTable({"x": TensorRange.from_scale(np.finfo(np.float32).max)})
     highest = json.loads(ort_json.to_ort_json(table))["data"]["x"]["highest"]["data"]
     assert highest == float(np.finfo(np.float32).max)
+
+
+def test_scales_that_limits_in_float32_move_are_named() -> None:
+    """127 times a scale may need more bits than a float32 has; ranges that were measured in float32 have them."""
+    moved, kept = np.float32(0.02846253), np.float32(0.5)
+    table = ScaleTable({"a": TensorRange.from_scale(moved), "b": TensorRange.from_scale(kept)})
+    assert ort_json.rounded(table) == ("a",)
+    read = ort_json.from_ort_json(ort_json.to_ort_json(table)).ranges["a"].scale
+    assert read == np.nextafter(moved, np.float32(1))
+    assert ort_json.rounded(TABLE) == ort_json.rounded(ScaleTable({})) == ()

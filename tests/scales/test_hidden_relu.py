@@ -15,7 +15,7 @@ from trtforge.scales.codecs.extraction import CLIPPED_INPUTS
 from trtforge.scales.codecs.qdq_extract import take_apart
 
 
-def model_of(body: str, opset: int = 17) -> Model:
+def model_of(body: str, opset: int = 17, scale: float = 0.0234) -> Model:
     """Graph from `x` to `out`; ``Q t`` in the body is the pair that reads ``t`` and makes ``d_t``, uint8 from 0 on."""
     lines = []
     for line in body.strip().splitlines():
@@ -32,7 +32,7 @@ def model_of(body: str, opset: int = 17) -> Model:
         f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[1, 2, 4, 4] x) => (float[N, C, H, W] out) {text}'
     )
     constants = {
-        "s": np.float32(6 / 255),
+        "s": np.float32(scale),
         "z": np.uint8(0),
         "w": np.array([[1, -1], [-1, 1]], np.float32).reshape(2, 2, 1, 1),
         "zero": np.float32(0),
@@ -64,6 +64,47 @@ def test_a_clip_from_zero_needs_no_relu(clip: str, opset: int, relu: list[str]) 
     found = take_apart(model_of(f"c = {clip}\nQ c\nout = MaxPool<kernel_shape = [2, 2]>(d_c)", opset))
     assert operators(found.model) == ["Clip", *relu, "MaxPool"]
     assert len(found.relus) == len(relu)
+
+
+SIX = 6 / 255
+
+
+@pytest.mark.parametrize(
+    ("body", "opset", "made"),
+    [
+        ("c = Conv(x, w)\nQ c\nout = Abs(d_c)", 17, ["Conv", "Clip", "Abs"]),
+        ("c = Conv(x, w)\nQ c\nout = Abs(d_c)", 10, ["Conv", "Clip", "Abs"]),
+        ("c = Relu(x)\nQ c\nout = Abs(d_c)", 17, ["Relu", "Clip", "Abs"]),  # a ReLU has no end
+        ("c = Clip(x, zero)\nQ c\nout = Abs(d_c)", 17, ["Clip", "Clip", "Abs"]),
+        ("c = Clip(x, zero, six)\nQ c\nout = Abs(d_c)", 17, ["Clip", "Abs"]),
+        ("c = Sigmoid(x)\nQ c\nout = Abs(d_c)", 17, ["Sigmoid", "Abs"]),
+        (
+            "c = Conv(x, w)\nQ c\np = MaxPool<kernel_shape = [2, 2]>(d_c)\nQ p\nout = Abs(d_p)",
+            17,
+            ["Conv", "Clip", "MaxPool", "Abs"],
+        ),
+    ],
+)
+def test_a_range_that_ends_at_a_whole_number_was_a_clip(body: str, opset: int, made: list[str]) -> None:
+    """onnxruntime drops ReLU6 too, and only the scale tells: without it a layer in float would go beyond 6."""
+    model = model_of(body, opset, SIX)
+    found = take_apart(model)
+    assert operators(found.model) == made
+    x = np.random.default_rng(0).normal(0, 8, (1, 2, 4, 4)).astype(np.float32)
+    before, after = (
+        open_session(each.proto, None, session_options(threads=1)).run(None, {"x": x})[0]
+        for each in (model, found.model)
+    )
+    np.testing.assert_allclose(after, before, atol=SIX / 2 + 1e-6)
+    assert after.max() <= 6
+
+
+def test_a_float16_scale_does_not_tell_where_its_range_ends() -> None:
+    model = model_of("c = Conv(x, w)\nQ c\nout = Abs(d_c)", 21, SIX)
+    for tensor in model.proto.graph.initializer:
+        if tensor.name in ("s", "w"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    assert operators(take_apart(model).model) == ["Conv", "Relu", "Abs"]
 
 
 def test_inputs_that_are_clipped_are_told_and_left_alone() -> None:

@@ -12,6 +12,7 @@ from onnx.parser import parse_model
 
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.calibration import QdqNotPlain, ScalesFileInvalid
+from trtforge.errors.graph import NotAModel
 from trtforge.graph import io
 from trtforge.graph.model import Model
 from trtforge.scales.codecs import ort_json
@@ -79,3 +80,32 @@ def test_what_is_none_of_them_ends_in_one_clear_error(tmp_path: Path, content: b
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ScalesFileInvalid):
         read_any(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"target: host\nbackend: onnxruntime\n", "it is text of another kind"),
+        ("\ufeff{}".encode(), "it is text of another kind"),
+        ("name: Überfaß\n".encode() * 5, "it is text of another kind"),
+        ("é".encode() * 40, "it is text of another kind"),
+        (b"x" + "é".encode() * 40, "it is text of another kind"),  # the 64th byte is half a letter
+        (b"", "it is empty"),
+        (b'{"name": "package", "files": {"a": 1}}', "it is JSON of another kind"),
+        (b"[]", "it is JSON of another kind"),
+        (b"\x89PNG\r\n\x1a\n", "do not parse as an ONNX model"),
+    ],
+)
+def test_what_is_no_scales_file_is_told_which_forms_there_are(tmp_path: Path, content: bytes, why: str) -> None:
+    path = tmp_path / "scales"
+    path.write_bytes(content)
+    with pytest.raises(ScalesFileInvalid) as caught:
+        read_any(path)
+    assert caught.value.what == "this is no file of scales" and caught.value.where == str(path)
+    assert why in caught.value.why and "a TensorRT cache (its first line begins with TRT-)" in caught.value.why
+
+
+def test_a_broken_model_that_is_called_one_is_a_broken_model(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"\x89PNG")
+    with pytest.raises(NotAModel):
+        read_any(tmp_path / "m.onnx")

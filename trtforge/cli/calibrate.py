@@ -42,15 +42,20 @@ def calibrate(
     from trtforge.files import write_bytes
     from trtforge.pipeline.job import plan
     from trtforge.pipeline.native_scales import calibrate as by_tensorrt
+    from trtforge.pipeline.overwrite import job_files, refuse_overwriting
     from trtforge.pipeline.prepare import prepare
     from trtforge.recipe.load import load
 
     results: list[CalibratedEngine] = []
-    for job in plan(load(recipe, overrides=set_ or (), only=only or ()), only=only or (), progress=ui):
+    jobs = plan(load(recipe, overrides=set_ or (), only=only or ()), only=only or (), progress=ui)
+    places = {job.name: out / f"{job.name}.scales.json" for job in jobs if job.calibration_set is not None}
+    # Scales that one engine of the recipe takes and another makes are there to be made anew.
+    refuse_overwriting([("the scales", path) for path in places.values()], job_files(jobs, scales=False))
+    for job in jobs:
         if job.calibration_set is None:
             ui.log(f"{job.name}: no calibration set (precision {job.engine.precision}); skipped")
             continue
-        path = out / f"{job.name}.scales.json"
+        path = places[job.name]
         if native:
             table, reused = by_tensorrt(job, progress=ui), False
             table.save(path)

@@ -10,17 +10,15 @@ import typer
 
 from trtforge.cli import completion
 from trtforge.cli.options import Json
+from trtforge.cli.scales_header import Header, header
 from trtforge.cli.scales_source import ScalesFile, Source, of_engine, open_source
-from trtforge.cli.scales_tell import SHOWN, count, tell_precisions, tell_quantized, tell_rest, tell_unscaled
+from trtforge.cli.scales_tell import SHOWN, count, some, tell_precisions, tell_quantized, tell_rest, tell_unscaled
 from trtforge.cli.ui import Ui
 
 if TYPE_CHECKING:
     from trtforge.graph.model import Model
-    from trtforge.scales.codecs.trt_cache import Algorithm as CacheAlgorithm
     from trtforge.scales.table import ScaleTable
     from trtforge.targets.model import Target
-
-    Header = tuple[str, CacheAlgorithm]  # TensorRT release and calibrator, of a cache's first line
 
 
 class Format(StrEnum):
@@ -101,15 +99,17 @@ def convert(
     tensorrt: Annotated[
         str | None,
         typer.Option(
-            "--tensorrt", help="TensorRT in a cache's header; the target's newest that reads caches, or 8.6.2"
+            "--tensorrt",
+            help="TensorRT in a cache's header, with its patch; the target's newest that reads caches, that of the "
+            "cache that is converted, or 8.6.2, with a warning",
         ),
     ] = None,
     algorithm: Annotated[
         Algorithm | None,
         typer.Option(
             "--algorithm",
-            help="Calibrator in a cache's header; MinMaxCalibration, for a DLA EntropyCalibration2 "
-            "(it and trtexec take no other)",
+            help="Calibrator in a cache's header; that of the cache that is converted, or EntropyCalibration2 (a DLA "
+            "and trtexec take no other)",
         ),
     ] = None,
     conflicts: Annotated[
@@ -122,12 +122,16 @@ def convert(
 ) -> None:
     """Write scales in another form. A Q/DQ model becomes a plain model (--plain) and its scales, or the reverse."""
     ui = Ui(json=json)
+    _check_places({"OUT": out, "--plain": plain, "--precisions": precisions}, scales, model, fill)
     source = open_source(scales, conflicts.value)
     _check_options(source, to, plain, precisions)
     _check_fill(to, source, model, fill)
     device = None if target is None else _target(target)
-    header = _header(device, tensorrt, algorithm) if to is Format.trt_cache else None
     result: dict[str, Any] = {"from": source.form, "to": to.value, "out": str(out), "without_scale": []}
+    first: Header | None = None
+    if to is Format.trt_cache:
+        first = header(device, tensorrt, algorithm.value if algorithm is not None else None, source.table.notes)
+        result["header"] = first.to_json()
     result |= tell_quantized(ui, source)
     graph = _graph(ui, source, model)
     if to is Format.qdq:
@@ -135,12 +139,26 @@ def convert(
         result |= _write_qdq(ui, table, graph, out)
     else:
         table = _complete(ui, source, to, graph, fill)
-        _write(ui, table, source, out, to, header)
+        result |= _write(ui, table, source, out, to, first)
     if source.found is not None:
-        result |= _write_plain(ui, source, plain, precisions, header)
+        result |= _write_plain(ui, source, plain, precisions)
     if graph is not None and to is not Format.qdq:
         result |= tell_unscaled(ui, graph, table, device)
     ui.result("scales-convert", {**result, "tensors": len(table.ranges)})
+
+
+def _check_places(results: dict[str, Path | None], scales: Path, model: Path | None, fill: Path | None) -> None:
+    """Raises WouldOverwrite (USE111), and what `of_engine` raises."""
+    from trtforge.pipeline.overwrite import model_files, refuse_overwriting
+    from trtforge.scales.read import QDQ_MODEL, form_of
+
+    inputs: list[tuple[str, Path | None]] = []
+    for name, given in (("SCALES", scales), ("--model", model), ("--fill", fill)):
+        if given is not None:
+            path = given if name == "--model" else of_engine(given)
+            is_model = name == "--model" or form_of(path) == QDQ_MODEL
+            inputs += model_files(name, path) if is_model else [(name, path)]
+    refuse_overwriting(results.items(), inputs)
 
 
 def _check_options(source: Source, to: Format, plain: Path | None, precisions: Path | None) -> None:
@@ -219,26 +237,30 @@ def _complete(ui: Ui, source: Source, to: Format, graph: Model | None, fill: Pat
     return table
 
 
-def _write(ui: Ui, table: ScaleTable, source: Source, out: Path, to: Format, header: Header | None) -> None:
-    told = ""
+def _write(ui: Ui, table: ScaleTable, source: Source, out: Path, to: Format, header: Header | None) -> dict[str, Any]:
+    told, result = "", dict[str, Any]()
     if to is Format.json:
         table.save(out)
     elif to is Format.ort_json:
         from trtforge.scales.codecs import ort_json
 
         ort_json.save(table, out)
+        result["rounded"] = list(ort_json.rounded(table))
     else:
         from trtforge.scales.codecs.trt_cache import CalibrationCache
 
         assert header is not None
-        CalibrationCache.from_table(table, tensorrt=header[0], algorithm=header[1]).save(out)
-        told = f", for TensorRT {header[0]}, {header[1]}"
+        CalibrationCache.from_table(table, tensorrt=header.release, algorithm=header.algorithm).save(out)
+        told = f", for TensorRT {header.release}, {header.algorithm}"
     ui.say(f"{out}: {count(len(table.ranges), 'tensor', 'tensors')}, {source.form} to {to.value}{told}")
+    if header is not None:
+        header.tell(ui)
+    if rounded := result.get("rounded"):
+        ui.say(f"  {count(len(rounded), 'scale changes', 'scales change')} in the last bit: limits are float32 here")
+    return result
 
 
-def _write_plain(
-    ui: Ui, source: Source, plain: Path | None, precisions: Path | None, header: Header | None
-) -> dict[str, Any]:
+def _write_plain(ui: Ui, source: Source, plain: Path | None, precisions: Path | None) -> dict[str, Any]:
     """Write the model without Q/DQ, and the precisions its layers had, where asked."""
     from trtforge.graph.io import save
 
@@ -251,39 +273,8 @@ def _write_plain(
         ui.say(f"{plain}: the model without Q/DQ")
     if precisions is not None:
         layers.save(precisions)
-        tell_precisions(ui, layers, precisions, header)
+        tell_precisions(ui, layers, precisions)
     return {"precisions": layers.to_json()}
-
-
-def _header(target: Target | None, tensorrt: str | None, algorithm: Algorithm | None) -> Header:
-    """TensorRT release and calibrator of a cache's first line. Raises TensorRTCacheUnsupported."""
-    from trtforge.errors.calibration import TensorRTCacheUnsupported
-    from trtforge.targets.load import device_release, dla_support, releases
-
-    if target is None:
-        return tensorrt or "8.6.2", (algorithm or Algorithm.minmax).value
-    if tensorrt is None:
-        fit = (release for release in releases(target) if int(release.split(".")[0]) < 11)
-        usable = (release for release in fit if not target.is_dla or dla_support(target.key, release)[0])
-        release = next(usable, "8.6.2")
-    else:
-        release = device_release(target, tensorrt) or tensorrt
-    supported, why = dla_support(target.key, release) if target.is_dla else (True, "")
-    if not supported and int(release.split(".")[0]) < 11:
-        raise TensorRTCacheUnsupported(
-            f"no engine for {target.key} can be built with TensorRT {release}",
-            why=why,
-            next=f"leave --tensorrt out, or see `trtforge targets {target.key}`",
-        )
-    if target.is_dla and algorithm not in (None, Algorithm.entropy2):
-        assert algorithm is not None
-        raise TensorRTCacheUnsupported(
-            f"a DLA takes no cache of {algorithm.value}",
-            where="--algorithm",
-            why="TensorRT builds INT8 for a DLA with its EntropyCalibration2 calibrator only",
-            next="leave --algorithm out: the scales are the same under either name",
-        )
-    return release, (algorithm or (Algorithm.entropy2 if target.is_dla else Algorithm.minmax)).value
 
 
 def _write_qdq(ui: Ui, table: ScaleTable, graph: Model | None, out: Path) -> dict[str, Any]:
@@ -308,11 +299,17 @@ def _write_qdq(ui: Ui, table: ScaleTable, graph: Model | None, out: Path) -> dic
     counts = report.to_json()["quantized"]
     told = ", ".join(f"{counts[kind]} {kind}" for kind in ("conv", "conv_transpose", "gemm", "matmul") if counts[kind])
     ui.say(f"{out}: {len(report.tensors)} activations with Q/DQ nodes; in INT8: {told}")
-    if idle := len(table.ranges) - len(report.tensors):
-        ui.say(f"  {count(idle, 'scale is', 'scales are')} of tensors that no INT8 layer reads, and not in the graph")
+    placed = set(report.tensors)
+    if idle := [name for name in table.ranges if name not in placed]:
+        told = count(
+            len(idle),
+            "scale has no place in the graph, where no INT8 layer reads it",
+            "scales have no place in the graph, where no INT8 layer reads them",
+        )
+        ui.say(f"  {told}: {some(idle)}")
     if report.left_float:
         ui.say(f"{count(len(report.left_float), 'node stays', 'nodes stay')} in float:")
         for node in report.left_float[:SHOWN]:
             ui.say(f"  {node.op} {node.node}: {node.reason}; {node.consequence}")
         tell_rest(ui, len(report.left_float))
-    return {"qdq": {"tensors": list(report.tensors), **report.to_json()}}
+    return {"qdq": {"tensors": list(report.tensors), "not_placed": idle, **report.to_json()}}

@@ -77,14 +77,13 @@ class Source:
 
 def open_source(reference: Path, on_conflict: OnConflict) -> Source:
     """Raises ScalesFileInvalid, the errors of the form's reader, and QdqScalesDisagree unless "widest" is asked for."""
-    from trtforge.scales.read import QDQ_MODEL, form_of, read_any
+    from trtforge.scales.read import QDQ_MODEL, form_of, load_quantized, read_any
 
     path = of_engine(reference)
     if form_of(path) != QDQ_MODEL:
         table, form = read_any(path)
         return Source(path, form, table)
-    from trtforge.graph.io import load
     from trtforge.scales.codecs.qdq_extract import take_apart
 
-    found = take_apart(load(path), on_conflict)
+    found = take_apart(load_quantized(path), on_conflict)
     return Source(path, QDQ_MODEL, found.table, found)

@@ -34,14 +34,15 @@ def tell_quantized(ui: Ui, source: Source) -> dict[str, Any]:
     if asymmetric := found.asymmetric:
         ui.warn(
             f"{count(len(asymmetric), 'activation has', 'activations have')} a zero point, which TensorRT knows not: "
-            f"each gets the symmetric scale that covers its range, up to twice as coarse: {_some(asymmetric)}"
+            f"each gets the symmetric scale that covers its range, up to twice as coarse: {some(asymmetric)}"
         )
     if found.relus:
-        ui.say(f"{count(len(found.relus), 'ReLU', 'ReLUs')} that zero points stood for: nodes of the plain model again")
+        restored = count(len(found.relus), "ReLU or ReLU6", "ReLUs and ReLU6s")
+        ui.say(f"{restored} that zero points stood for: nodes of the plain model again")
     if inputs := found.clipped_inputs:
         ui.warn(
             f"{count(len(inputs), 'input was', 'inputs were')} clipped at 0 by a zero point, and the plain model does "
-            f"not clip: it is the same network for values from 0 on only: {_some(inputs)}"
+            f"not clip: it is the same network for values from 0 on only: {some(inputs)}"
         )
     for conflict in found.conflicts:
         ranges = ", ".join(f"{amax:g}" for amax in conflict.amax)
@@ -50,7 +51,7 @@ def tell_quantized(ui: Ui, source: Source) -> dict[str, Any]:
         ui.warn(
             f"{count(len(lost), 'weight has', 'weights have')} scales that are lost; without Q/DQ, and with "
             "`--to qdq` too, each output channel has max |w| / 127: "
-            + _some(f"{entry.tensor} ({entry.kind}, x{entry.ratio:.4g})" for entry in lost)
+            + some(f"{entry.tensor} ({entry.kind}, x{entry.ratio:.4g})" for entry in lost)
         )
     return {
         "asymmetric": list(asymmetric),
@@ -62,17 +63,15 @@ def tell_quantized(ui: Ui, source: Source) -> dict[str, Any]:
     }
 
 
-def tell_precisions(ui: Ui, layers: Precisions, path: Path, header: tuple[str, str] | None) -> None:
+def tell_precisions(ui: Ui, layers: Precisions, path: Path) -> None:
     ui.say(
         f"{path}: {len(layers.of('int8'))} layers INT8, {len(layers.of('float'))} float, "
         f"{len(layers.of('fused'))} that fuse with an INT8 one and are left to the compiler"
     )
     options = shlex.join(layers.to_json()["trtexec"])
     ui.say(f"  trtexec: {options}" if len(options) <= LONG else "  trtexec's options are in it, under `trtexec`")
-    if header is not None and header[1] != "EntropyCalibration2":
-        ui.say("  trtexec reads caches of EntropyCalibration2 only: add `--algorithm EntropyCalibration2` for it")
     if bad := layers.unwritable():
-        ui.warn(f"{len(bad)} layers have names that trtexec's --layerPrecisions cannot hold: {_some(bad)}")
+        ui.warn(f"{len(bad)} layers have names that trtexec's --layerPrecisions cannot hold: {some(bad)}")
 
 
 def tell_unscaled(ui: Ui, graph: Model, table: ScaleTable, target: Target | None) -> dict[str, Any]:
@@ -98,6 +97,6 @@ def tell_rest(ui: Ui, total: int) -> None:
         ui.say(f"  and {total - SHOWN} more; `--json` names all")
 
 
-def _some(names: Any) -> str:
+def some(names: Any) -> str:
     listed = list(names)
     return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")

@@ -33,6 +33,7 @@ def segment(
     model: Path | None,
 ) -> None:
     """``single``: places of the only scan's probabilities, picture and page."""
+    from trtforge.pipeline.overwrite import engine_files
     from trtforge.pipeline.requests import expand, from_set, requests
     from trtforge.pipeline.volumes import run_volumes
 
@@ -45,6 +46,7 @@ def segment(
         labels=out,
         truth=truth,
         truths=listed or {},
+        read=[("the sample set", Path(scans[0]) if listed is not None else None), *engine_files(version, model)],
         probabilities=single["probabilities"],
         picture=single["picture"],
         page=single["html"],

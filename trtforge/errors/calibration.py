@@ -217,10 +217,11 @@ class FusedNameWrong(TrtforgeError):
 class ScalesFileInvalid(TrtforgeError):
     """A scales file cannot be read as a ScaleTable.
 
-    It is missing, is not JSON, names a tensor twice, lacks a field, or holds a value of the wrong type. The message
-    names the place in the file. Scales files are written by ``trtforge calibrate`` and ``trtforge scales convert``;
-    one that was edited by hand, cut short by a full disk, or is a TensorRT cache (text that begins with ``TRT-``) ends
-    here. Make it again, or convert it: ``trtforge scales convert FILE OUT --to json``.
+    It is missing, is no scales file at all (a recipe, an image), is not JSON, names a tensor twice, lacks a field, or
+    holds a value of the wrong type. The message names the place in the file. Scales files are written by ``trtforge
+    calibrate`` and ``trtforge scales convert``; one that was edited by hand or cut short by a full disk ends here: make
+    it again. ``trtforge scales`` reads TensorRT caches, onnxruntime's JSON and Q/DQ models too; a recipe's
+    ``calibration: {scales}`` takes the JSON alone, and ``trtforge scales convert FILE OUT --to json`` makes it of them.
     """
 
     code = "CAL201"
@@ -324,7 +325,8 @@ class QdqNotPlain(TrtforgeError):
     """Quantization already in the model cannot be handled.
 
     To insert Q/DQ the graph must be free of QuantizeLinear and DequantizeLinear; to extract scales every pair must be
-    plain: constant positive scale, one scale per activation, Q directly followed by DQ. The message names the node.
+    plain: in the main graph, activations in 8-bit integers, a constant positive scale, one for each activation, Q
+    directly followed by DQ. The message names the node, and what to do about it.
     """
 
     code = "CAL232"

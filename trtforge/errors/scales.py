@@ -5,31 +5,6 @@ from __future__ import annotations
 from trtforge.errors.base import TrtforgeError
 
 
-class CacheOfAnotherVersion(TrtforgeError):
-    """The first line of a TensorRT calibration cache names another TensorRT than the one that is to read it.
-
-    TensorRT does not take such a cache: it says so in its log and calibrates from the beginning, or fails for want
-    of data. The scales themselves do not depend on the version: ``trtforge scales convert`` writes the same ones
-    with the header of the TensorRT at hand. Entries named ``(Unnamed Layer* N)`` are the exception; TensorRT numbers
-    those itself, and another version may number differently.
-    """
-
-    code = "CAL213"
-    title = "cache of another TensorRT"
-
-
-class CacheOfAnotherCalibrator(TrtforgeError):
-    """The first line of a TensorRT calibration cache names another calibrator than the one that is to read it.
-
-    TensorRT takes a cache only from the calibrator that asks for it: ``IInt8MinMaxCalibrator`` wants
-    ``MinMaxCalibration``; trtexec and the DLA want ``EntropyCalibration2``. How the ranges were found is no property of
-    the numbers: ``trtforge scales convert`` writes the same ones under the other name, deliberately.
-    """
-
-    code = "CAL214"
-    title = "cache of another calibrator"
-
-
 class ScalesNotOfModel(TrtforgeError):
     """Fewer than half of the tensors that the scales name are in the model.
 

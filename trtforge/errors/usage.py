@@ -126,10 +126,11 @@ class OneScanOnly(TrtforgeError):
 
 
 class WouldOverwrite(TrtforgeError):
-    """A result would be written over a scan, over its truth, or over another result.
+    """A result would be written over a file that the command reads, or over another of its results.
 
-    Nothing was started. Results go to files of their own: another `--out`, or an `--out-dir` that holds nothing else.
-    `trtforge prepare` takes two folders.
+    Nothing was started, and no file was touched. A model, a recipe and what it extends, samples, scans and their truth,
+    scales, an engine's own files: none is a place for a result, nor is another name of the same file, such as a link.
+    Name another file, or an `--out-dir` that holds nothing else. `trtforge prepare` takes two folders.
     """
 
     code = "USE111"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ from trtforge.files import atomic_open, write_bytes
 from trtforge.samples.base import Sample
 
 Write = Callable[[Sample, Mapping[str, np.ndarray[Any, Any]]], None]
+
+
+def places(out: Path, ids: Iterable[str]) -> list[Path]:
+    """The files that `writer` makes for samples of these ids."""
+    return [out] if out.suffix == ".json" else [_npz(out, name) for name in ids]
 
 
 @contextmanager
@@ -42,6 +47,9 @@ def writer(out: Path, runner: str) -> Iterator[Write]:
 
 
 def _write_npz(out: Path, sample: Sample, outputs: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    name = sample.id.replace("/", "_").replace(":", "_")
-    with atomic_open(out / f"{name}.npz") as stream:
+    with atomic_open(_npz(out, sample.id)) as stream:
         np.savez(stream, **dict(outputs))  # type: ignore[arg-type]  # the names are the file's keys
+
+
+def _npz(out: Path, sample_id: str) -> Path:
+    return out / f"{sample_id.replace('/', '_').replace(':', '_')}.npz"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from trtforge.engines.store import EngineVersion
-from trtforge.errors.usage import OneScanOnly, WouldOverwrite, WrongUsage
+from trtforge.errors.usage import OneScanOnly, WrongUsage
 from trtforge.errors.volume import SameCase, VolumeMissing
 from trtforge.pipeline.case import Request
+from trtforge.pipeline.overwrite import Named, refuse_overwriting
 from trtforge.recipe.models import Engine
 from trtforge.samples.load import open_set
 from trtforge.samples.sources import beside
@@ -30,6 +31,7 @@ def requests(
     labels: Path | None = None,
     truth: str | None = None,
     truths: Mapping[Path, Path | None] | None = None,
+    read: Iterable[Named] = (),
     **others: Path | None,
 ) -> list[Request]:
     """One request a scan.
@@ -39,6 +41,7 @@ def requests(
         labels: where the labels of the only scan go.
         truth: a path, in which ``{folder}`` and ``{name}`` stand for the scan's.
         truths: the truth of each scan, where ``truth`` does not say.
+        read: what else is read, and not to be written over.
         others: places of the only scan's `probabilities`, `picture`, `page`; of several, they go to ``out_dir``.
 
     Raises USE100 ``truth`` with an unknown placeholder, USE110 one truth for several scans, USE111 a result over an
@@ -65,7 +68,8 @@ def requests(
         )
         for name, scan in named.items()
     ]
-    refuse_overwriting(wanted, out_dir)
+    inputs = [named for request in wanted for named in (("the scan", request.scan), ("the truth", request.truth))]
+    refuse_overwriting(_results(wanted, out_dir), [*inputs, *read])
     return wanted
 
 
@@ -82,23 +86,13 @@ def _check_placeholders(truth: str) -> None:
         )
 
 
-def refuse_overwriting(wanted: Sequence[Request], out_dir: Path | None) -> None:
-    """Raises WouldOverwrite (USE111) when a result has the place of a scan, of a truth or of another result."""
-    taken = {path.resolve(): "the scan" for request in wanted for path in [request.scan]}
-    taken |= {request.truth.resolve(): "the truth" for request in wanted if request.truth is not None}
-    results = [(f"the {name}", path) for request in wanted for name, path in request.outputs().items()]
+def _results(wanted: Sequence[Request], out_dir: Path | None) -> list[Named]:
+    """Everything that is written for the scans, and what it is."""
+    results: list[Named] = [(f"the {name}", path) for request in wanted for name, path in request.outputs().items()]
     if out_dir is not None:
         results += [("the summary", out_dir / name) for name in SUMMARIES]
         results += [("the record", out_dir / f"{request.name}.json") for request in wanted]
-    for what, path in results:
-        if (other := taken.get(path.resolve())) is not None:
-            raise WouldOverwrite(
-                f"{what} would be written over {other}",
-                where=str(path),
-                why="both have this name",
-                next="name another file, or another folder that holds nothing else",
-            )
-        taken[path.resolve()] = what
+    return results
 
 
 def from_set(path: Path, version: EngineVersion) -> dict[Path, Path | None]:

@@ -22,11 +22,12 @@ from trtforge.evaluate.parity import ParityReport, compare, largest
 from trtforge.evaluate.reference import reference_session
 from trtforge.pipeline import reference
 from trtforge.pipeline.job import in_types
-from trtforge.pipeline.outputs import Write, writer
+from trtforge.pipeline.outputs import Write, places, writer
+from trtforge.pipeline.overwrite import engine_files, refuse_overwriting
 from trtforge.progress import QUIET, Progress
 from trtforge.recipe.models import Engine, InputSpec, Verify
 from trtforge.samples.base import SampleSet
-from trtforge.samples.load import open_files, open_set
+from trtforge.samples.load import FileSamples, open_files, open_set
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,15 @@ def run(
     """Execute an engine, already checked by ``open_engine``, on files or on one sample set.
 
     ``model``: the FP32 model, when it is not where it was at build time. ``out``: where the outputs go, see
-    `outputs.writer`. Raises CAL, ENG, ENV, VER102 to VER105.
+    `outputs.writer`. Raises CAL, ENG, ENV, USE111, VER102 to VER105.
     """
     manifest = version.manifest
     engine = Engine.model_validate(manifest.recipe)
     backend = registry.get(manifest.backend)  # type: ignore[arg-type]  # checked by open_engine
     session = backend.load(version.path, manifest.report)
     samples = _samples(paths, in_types(engine.inputs, {spec.name: spec.dtype for spec in session.inputs}))
+    if out is not None:
+        _refuse_overwriting(version, paths, samples, model, out)
     seen = _seen(manifest, samples)
     with nullcontext() if out is None else writer(out, f"trtforge {manifest.backend}") as write:
         if not compare_with_fp32:
@@ -92,6 +95,17 @@ def run(
         parity = _compare(session, manifest, samples, engine.verify, model, write, progress)
     rows = [row.to_json() for row in parity.rows]
     return RunReport(version, rows, parity, parity.missed(where=str(version.path)), seen, _traffic(session))
+
+
+def _refuse_overwriting(
+    version: EngineVersion, paths: Sequence[Path], samples: FileSamples, model: Path | None, out: Path
+) -> None:
+    files = [file.path for item in samples.listed for file in item.files.values()]
+    inputs = [*(("SAMPLES", path) for path in paths), *(("a sample", path) for path in files)]
+    refuse_overwriting(
+        [("the outputs", place) for place in places(out, [item.id for item in samples.listed])],
+        [*inputs, *engine_files(version, model)],
+    )
 
 
 def _traffic(session: Session) -> dict[str, int] | None:
@@ -121,9 +135,11 @@ def _compare(
     )
 
 
-def _samples(paths: Sequence[Path], inputs: Mapping[str, InputSpec]) -> SampleSet:
+def _samples(paths: Sequence[Path], inputs: Mapping[str, InputSpec]) -> FileSamples:
     if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml"):
-        return open_set(paths[0], inputs)
+        samples = open_set(paths[0], inputs)
+        assert isinstance(samples, FileSamples)  # an engine for volumes is run by `run_volumes`
+        return samples
     return open_files(paths, inputs)
 
 

@@ -20,7 +20,7 @@ from trtforge.errors.calibration import (
     TooFewSamples,
 )
 from trtforge.recipe.models import Windows
-from trtforge.samples.base import Sample, SampleSet
+from trtforge.samples.base import Sample
 from trtforge.samples.entries import Entry, read_description
 from trtforge.samples.listed import Listed, preprocessing
 from trtforge.samples.sources import SourceFile, beside, given, resolve
@@ -69,7 +69,7 @@ def open_set(
     return FileSamples(description.name, chosen, inputs, description.licence)
 
 
-def open_files(paths: Sequence[Path], inputs: Mapping[str, InputSpec]) -> SampleSet:
+def open_files(paths: Sequence[Path], inputs: Mapping[str, InputSpec]) -> FileSamples:
     """Files named by a person, one sample each. Raises: CAL102, CAL103, CAL105, CAL108, CAL111; see ``open_set``."""
     if not paths:
         raise EmptySet("no file was given", next="name at least one file")

@@ -34,6 +34,7 @@ _BOTH_WAYS = (
     "Transpose",
     "Unsqueeze",
 )
+_BACKWARD_ONLY = ("Clip",)  # forward, its bounds need not be quantized values
 _FORWARD_ONLY = ("Expand", "Gather", "Slice", "Split", "Tile")  # backward, the parts they drop would be quantized too
 
 
@@ -95,7 +96,7 @@ class _Carrier:
         result = node.output[0] if node.output else ""
         if result not in self._ranges or not self._read_in_int8_only(result):
             return
-        if node.op_type in _BOTH_WAYS:
+        if node.op_type in (*_BOTH_WAYS, *_BACKWARD_ONLY):
             sources = list(node.input[:1])
         else:
             sources = list(node.input) if node.op_type == "Concat" else []

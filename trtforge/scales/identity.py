@@ -1,17 +1,13 @@
-"""Do these scales belong to this model, this TensorRT, this calibrator? Asked before TensorRT would answer silently.
-
-TensorRT drops a cache with another header without an error, and ignores names that the network does not have.
-"""
+"""Do these scales belong to this model? TensorRT ignores names that the network does not have, without an error."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from trtforge.errors.scales import CacheOfAnotherCalibrator, CacheOfAnotherVersion, ScalesNotOfModel
+from trtforge.errors.scales import ScalesNotOfModel
 from trtforge.graph.index import Index
 from trtforge.graph.model import Model
-from trtforge.scales.codecs.trt_cache import CalibrationCache, header_version
 
 ENOUGH = 0.5
 """The share of a table's names that a model must have. Two networks share `input` or `/conv1/Conv_output_0` by chance;
@@ -50,15 +46,6 @@ class Match:
         return told
 
 
-@dataclass(frozen=True)
-class CheckedCache:
-    """A cache that fits. ``findings``: what is worth telling nevertheless, one sentence each."""
-
-    cache: CalibrationCache
-    match: Match
-    findings: tuple[str, ...]
-
-
 def match(names: Iterable[str], model: Model) -> Match:
     """Which of the names are tensors of the model's graph (its subgraphs not counted)."""
     present = Index(model.proto.graph).names()
@@ -83,59 +70,6 @@ def check_names(names: Iterable[str], model: Model, *, where: str = "") -> Match
             next="use the model that was calibrated, or calibrate this one: `trtforge calibrate RECIPE`",
         )
     return found
-
-
-def cache_for(
-    model: Model, data: bytes, *, tensorrt: str | None = None, algorithm: str | None = None, where: str = "cache"
-) -> CheckedCache:
-    """Read a calibration cache and make sure that it is one for this use.
-
-    Args:
-        model: the plain graph that the engine is built from.
-        data: the cache file.
-        tensorrt: the TensorRT that will read it; one without a patch ("8.6") accepts every patch. None: not checked.
-        algorithm: the calibrator that will ask, as in a header ("MinMaxCalibration"). None: not checked.
-        where: the file, for messages.
-
-    Raises:
-        TensorRTCacheInvalid: a line is not one of a cache; the message has its number.
-        CacheOfAnotherVersion, CacheOfAnotherCalibrator, ScalesNotOfModel: it is for something else.
-        TensorRTCacheUnsupported: ``tensorrt`` is no version, or one that reads no cache.
-    """
-    cache = CalibrationCache.from_bytes(data, where=where)
-    if tensorrt is not None:
-        _check_version(cache, tensorrt, algorithm, where)
-    if algorithm is not None and cache.algorithm != algorithm:
-        raise CacheOfAnotherCalibrator(
-            f"the cache is of {cache.algorithm}, and {algorithm} is to read it",
-            where=f"{where}:1",
-            why="TensorRT drops a cache that names another calibrator, and calibrates from the beginning",
-            next=_rewrite(cache, tensorrt, algorithm, where),
-        )
-    found = check_names(cache.scales, model, where=where)
-    return CheckedCache(cache, found, tuple(found.findings()))
-
-
-def _check_version(cache: CalibrationCache, tensorrt: str, algorithm: str | None, where: str) -> None:
-    wanted = header_version(tensorrt)
-    parts = tensorrt.count(".") + 1
-    # Without a patch, only major and minor are said: the patch is the last two digits of the number.
-    same = cache.version == wanted if parts > 2 else cache.version // 100 == wanted // 100
-    if not same:
-        raise CacheOfAnotherVersion(
-            f"the cache is of TensorRT {shown_version(cache.version)}, and TensorRT {tensorrt} is to read it",
-            where=f"{where}:1",
-            why=f"its first line has {cache.version} where this TensorRT wants {wanted}; TensorRT then drops the cache",
-            next=_rewrite(cache, tensorrt, algorithm, where),
-        )
-
-
-def _rewrite(cache: CalibrationCache, tensorrt: str | None, algorithm: str | None, where: str) -> str:
-    version = tensorrt or shown_version(cache.version)
-    return (
-        f"the same scales under another first line: `trtforge scales convert {where} NEW.cache --to trt-cache "
-        f"--tensorrt {version} --algorithm {algorithm or cache.algorithm}`"
-    )
 
 
 def shown_version(number: int) -> str:

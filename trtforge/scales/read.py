@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from trtforge.errors.calibration import ScalesFileInvalid
+from trtforge.errors.graph import NotAModel
 from trtforge.scales.table import ScaleTable
+
+if TYPE_CHECKING:
+    from trtforge.graph.model import Model
 
 Form = Literal["trtforge JSON", "TensorRT cache", "onnxruntime JSON", "Q/DQ model"]
 QDQ_MODEL: Literal["Q/DQ model"] = "Q/DQ model"
 
 
 def form_of(path: Path) -> Form:
-    """The form a file claims to be in; what is none of the others is taken for a model. Raises ScalesFileInvalid."""
+    """The form a file claims to be in; what is none of the others and no text is taken for a model.
+
+    Raises ScalesFileInvalid.
+    """
     head = _head(path)
     if head.startswith(b"TRT-"):
         return "TensorRT cache"
     if head.lstrip()[:1] in (b"{", b"["):
-        return "trtforge JSON" if _is_own(path) else "onnxruntime JSON"
+        return _form_of_json(path)
+    if _is_text(head):
+        raise _no_scales(path, "it is text of another kind")
     return QDQ_MODEL
+
+
+def load_quantized(path: Path) -> Model:
+    """The model that a file without another form holds. Raises ScalesFileInvalid, and what `graph.io.load` does."""
+    from trtforge.graph.io import load
+
+    try:
+        return load(path)
+    except NotAModel as error:
+        if path.suffix == ".onnx":  # it says that it is one
+            raise
+        raise _no_scales(path, error.why) from error
 
 
 def read_any(path: Path) -> tuple[ScaleTable, Form]:
@@ -39,10 +61,9 @@ def read_any(path: Path) -> tuple[ScaleTable, Form]:
         from trtforge.scales.codecs import ort_json
 
         return ort_json.load(path), form
-    from trtforge.graph.io import load
     from trtforge.scales.codecs.qdq_extract import extract
 
-    return extract(load(path))[1], form
+    return extract(load_quantized(path))[1], form
 
 
 def _head(path: Path) -> bytes:
@@ -58,9 +79,39 @@ def _head(path: Path) -> bytes:
         ) from error
 
 
-def _is_own(path: Path) -> bool:
+def _form_of_json(path: Path) -> Form:
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        return True  # ScaleTable.load says what is wrong with it
-    return isinstance(value, dict) and "format" in value
+        return "trtforge JSON"  # ScaleTable.load says what is wrong with it
+    if isinstance(value, dict) and "format" in value:
+        return "trtforge JSON"
+    if isinstance(value, dict) and (value.get("CLS") == "TensorsData" or any(map(_is_limits, value.values()))):
+        return "onnxruntime JSON"
+    raise _no_scales(path, "it is JSON of another kind")
+
+
+def _is_limits(entry: object) -> bool:
+    """A range as onnxruntime writes it, or meant to be one."""
+    return (isinstance(entry, dict) and bool(entry.keys() & {"lowest", "highest"})) or (
+        isinstance(entry, list) and len(entry) == 2
+    )
+
+
+def _is_text(head: bytes) -> bool:
+    """Lines for people. A model begins with numbers of fields, among them characters that no text has."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return text != "" and all(char.isprintable() or char in "\t\n\r\f\ufeff" for char in text)
+
+
+def _no_scales(path: Path, why: str) -> ScalesFileInvalid:
+    return ScalesFileInvalid(
+        "this is no file of scales",
+        where=str(path),
+        why=f"{why}; scales are a JSON of trtforge or onnxruntime, a TensorRT cache (its first line begins with TRT-), "
+        "or an ONNX model with Q/DQ nodes",
+        next="`trtforge calibrate RECIPE` writes a scales file",
+    )

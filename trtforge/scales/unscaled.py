@@ -97,8 +97,8 @@ def _runs_in_half(node: NodeProto, index: Index, target: Target) -> bool:
     row = dla_layers().get(node.op_type)
     if row is None or not row.runs or "fp16" not in row.precisions:
         return False
-    if node.op_type in ("Gemm", "MatMul") and all(index.constant(name) is None for name in node.input[:2]):
-        return False  # the DLA's layer has constant weights
+    if node.op_type in ("Gemm", "MatMul") and index.constant(node.input[1]) is None:
+        return False  # the DLA's layer has its weights on the right, and they are constant
     return row.v1 or target.dla is None or target.dla.generation > 1
 
 

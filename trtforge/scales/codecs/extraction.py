@@ -25,12 +25,13 @@ Read = tuple[str, int]
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """A constant that was quantized to 8 bits. ``scales``: float, shape [] or [channels along ``axis``]."""
+    """A constant that was quantized. ``scales``: float, shape [] or [channels along ``axis``]. ``stored``: its type."""
 
     tensor: str
     scales: Array
     axis: int | None
     symmetric: bool
+    stored: str = "int8"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Extraction:
 
     ``reads``: the inputs of the plain graph's nodes that came through a DequantizeLinear; ``outputs``: the graph
     outputs that did. ``conflicts``: tensors that had several scales, of which ``table`` has the widest. ``relus``: what
-    the ReLUs make that were hidden in zero points and are nodes of ``model``. ``clipped_inputs``: inputs of the graph
-    that a zero point clips below zero; there is no node for these.
+    the ReLUs and Clips make that were hidden in zero points and are nodes of ``model``. ``clipped_inputs``: inputs of
+    the graph that a zero point clips below zero; there is no node for these.
     """
 
     model: Model

@@ -20,7 +20,7 @@ from trtforge.scales.codecs.weights import channel_scales
 
 _MOVES = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
-Kind = Literal["other scales", "per tensor", "other axis", "asymmetric"]
+Kind = Literal["other scales", "per tensor", "other axis", "asymmetric", "other type"]
 
 SAME = 1.0 / 254.0
 """Relative difference of two scales under which no integer changes: 127 steps move by less than half a step."""
@@ -31,7 +31,7 @@ class LostScales:
     """A weight that TensorRT quantizes otherwise than the model did. ``node``: the first that reads it.
 
     ``channels`` of ``of`` have another scale; ``ratio``: the model's scale over TensorRT's where they are furthest
-    apart.
+    apart. "other type": it was stored in 4 or 16 bits, which INT8 rounds to other values.
     """
 
     tensor: str
@@ -61,15 +61,18 @@ def _lost(found: Extraction, weight: QuantizedWeight, index: Index) -> LostScale
         return None
     axis, node = place
     kind: Kind = "other scales"
-    if not weight.symmetric:
+    if weight.stored not in ("int8", "uint8"):
+        kind = "other type"
+    elif not weight.symmetric:
         kind = "asymmetric"
     elif weight.axis is not None and axis is not None and weight.axis != axis:
         kind = "other axis"
     elif weight.axis is None and axis is not None:
         kind = "per tensor"
-    own = channel_scales(values, axis if kind == "per tensor" else weight.axis)
+    per = axis if kind == "per tensor" or weight.axis is None else weight.axis
+    own = channel_scales(values, per)
     used = np.asarray(weight.scales, np.float64)
-    live = np.broadcast_to(_seen(values, axis if kind == "per tensor" else weight.axis), own.shape)
+    live = np.broadcast_to(_seen(values, per), own.shape)
     ratios = np.where(live, used / own, 1.0)
     differing = np.abs(ratios - 1.0) > SAME
     if kind in ("other scales", "per tensor") and not differing.any():

@@ -41,6 +41,14 @@ def to_ort_json(table: ScaleTable) -> str:
     )
 
 
+def rounded(table: ScaleTable) -> tuple[str, ...]:
+    """Tensors whose scale is another after reading :func:`to_ort_json`: amax is 127 times a scale, and that may need
+    more bits than a float32 limit has.
+    """
+    read = from_ort_json(to_ort_json(table)).ranges if table.ranges else {}
+    return tuple(name for name, seen in table.ranges.items() if read[name].scale != seen.scale)
+
+
 def save(table: ScaleTable, path: Path) -> None:
     """Write the file whole or not at all. Raises OSError."""
     write_text(path, to_ort_json(table))

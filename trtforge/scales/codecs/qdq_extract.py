@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from trtforge.graph.index import Index, subgraphs
 from trtforge.graph.model import Model
@@ -26,10 +26,10 @@ from trtforge.scales.codecs.extraction import (
     QuantizedWeight,
     Read,
 )
-from trtforge.scales.codecs.hidden_relu import restore_relus
+from trtforge.scales.codecs.hidden_relu import restore_relus, top_of
 from trtforge.scales.codecs.placement import label
 from trtforge.scales.codecs.prune import drop_unused_constants
-from trtforge.scales.codecs.qdq_refused import AS_QDQ, disagree, is_integer, not_plain, nothing_found
+from trtforge.scales.codecs.qdq_refused import AS_QDQ, TO_INT8, disagree, is_integer, not_plain, nothing_found
 from trtforge.scales.codecs.weights import along
 from trtforge.scales.table import ScaleTable, TensorRange
 
@@ -49,6 +49,7 @@ class _Params:
             self.scale.tobytes() == other.scale.tobytes()
             and self.zero.dtype == other.zero.dtype
             and np.array_equal(self.zero, other.zero)
+            and (self.scale.size == 1 or self.axis == other.axis)
         )
 
 
@@ -99,7 +100,7 @@ def take_apart(model: Model, on_conflict: OnConflict = "refuse") -> Extraction:
     outputs = frozenset(name for name in reader.alias if name in given)
     del graph.node[:]
     graph.node.extend(kept)
-    clipped = (renamed.get(name, name) for name in reader.clipped)
+    clipped = {renamed.get(name, name): top for name, top in reader.clipped.items()}
     relus, reads = restore_relus(Model(skeleton, model.folder), clipped, reads, outputs)
     drop_unused_constants(skeleton)
     _drop_stale_types(graph)
@@ -136,7 +137,7 @@ class _Reader:
         self.alias: dict[str, str] = {}
         self.weights: dict[str, QuantizedWeight] = {}
         self.asymmetric: dict[str, None] = {}  # in the order of the graph
-        self.clipped: set[str] = set()
+        self.clipped: dict[str, int | None] = {}  # tensor -> the whole number that its range from 0 ends at
         self._seen: dict[str, dict[TensorRange, str]] = {}  # tensor -> its ranges -> the first node of each
 
     def read(self) -> None:
@@ -151,6 +152,9 @@ class _Reader:
                 self._read_dequantize(node)
         if hidden := next(_linear_inside(self._graph), None):
             raise not_plain(*hidden)
+        if inside := next(_linear_in_functions(self._model.proto), None):
+            inline = "write the functions out first: `onnx.inliner.inline_local_functions(model)`"
+            raise not_plain(*inside, next=inline)
         if not found:
             raise nothing_found(self._graph)
 
@@ -190,7 +194,7 @@ class _Reader:
         if name in self._quantized:
             source, before = self._quantized[name]
             if not params.same(before):
-                raise not_plain(node, "its scale or zero point is not that of the QuantizeLinear before it")
+                raise not_plain(node, "its scale, zero point or axis is not that of the QuantizeLinear before it")
             self.alias[output] = source
             if self._index.constant(source) is None:
                 self._add_range(node, source, params)
@@ -212,7 +216,8 @@ class _Reader:
         if not np.isfinite(scale) or scale <= 0:
             raise not_plain(node, f"the scale of {tensor!r} is {scale}")
         if params.zero.dtype not in (np.int8, np.uint8):
-            raise not_plain(node, f"{tensor!r} is quantized to {params.zero.dtype}, not to 8-bit integers")
+            why = f"{tensor!r} is quantized to {params.zero.dtype.name}; TensorRT's INT8 has 8-bit integers only"
+            raise not_plain(node, why, next=TO_INT8)
         limits = np.iinfo(params.zero.dtype)
         symmetric = zero == (int(limits.min) + int(limits.max) + 1) // 2
         if symmetric:
@@ -221,17 +226,17 @@ class _Reader:
             seen = TensorRange((limits.min - zero) * scale, (limits.max - zero) * scale, 0)
         self._seen.setdefault(tensor, {}).setdefault(seen, label(node))
         if zero == limits.min:
-            self.clipped.add(tensor)
+            top = top_of(params.scale)
+            self.clipped[tensor] = top if self.clipped.get(tensor, top) == top else None
         if not symmetric:
             self.asymmetric[tensor] = None
 
     def _add_weight(self, tensor: str, params: _Params, stored: np.dtype[Any]) -> None:
-        if stored.kind not in "iu" or stored.itemsize != 1:
-            return  # a bias in int32, or a type of fewer bits: TensorRT's INT8 scales say nothing about it
-        limits = np.iinfo(stored)
-        middle = (int(limits.min) + int(limits.max) + 1) // 2
+        if stored.name == "int32":
+            return  # a bias: it stays float
         axis = params.axis if params.scale.size > 1 else None
-        self.weights[tensor] = QuantizedWeight(tensor, params.scale, axis, bool((params.zero == middle).all()))
+        symmetric = bool((params.zero.astype(np.float32) == (128 if stored.name == "uint8" else 0)).all())
+        self.weights[tensor] = QuantizedWeight(tensor, params.scale, axis, symmetric, stored.name)
 
     def _restore_weight(self, node: NodeProto, params: _Params) -> str:
         """Name of a float initializer with the dequantized values; one for all nodes that dequantize alike."""
@@ -240,7 +245,7 @@ class _Reader:
             return self._restored[key]
         values = self._constant(node, 0)
         if values.dtype.kind not in "iu" and values.dtype.name not in ("int2", "uint2", "int4", "uint4"):
-            raise not_plain(node, f"its weight is stored as {values.dtype.name}, not as integers")
+            raise not_plain(node, f"its weight is stored as {values.dtype.name}, not as integers", next=TO_INT8)
         axis = params.axis if params.scale.size > 1 else None
         if axis is not None and (axis >= values.ndim or values.shape[axis] != params.scale.size):
             raise not_plain(node, f"{params.scale.size} scales do not fit axis {axis} of shape {list(values.shape)}")
@@ -289,7 +294,8 @@ class _Reader:
         return np.dtype(helper.tensor_dtype_to_np_dtype(stated))
 
     def _rank_of(self, name: str) -> int:
-        tensor = self._index.constant(name)
+        source = self._quantized[name][0] if name in self._quantized else name
+        tensor = self._index.constant(source)
         return len(tensor.dims) if tensor is not None else 0
 
     def _constant(self, node: NodeProto, slot: int) -> Array:
@@ -348,6 +354,14 @@ def _linear_inside(graph: GraphProto) -> Iterator[tuple[NodeProto, str]]:
                         f"it stands in a subgraph of {owner.op_type} {label(owner)!r}; TensorRT runs it in float",
                     )
             yield from _linear_inside(subgraph)
+
+
+def _linear_in_functions(proto: ModelProto) -> Iterator[tuple[NodeProto, str]]:
+    """Q/DQ nodes in the model's own functions; what they make of a tensor depends on the call."""
+    for function in proto.functions:
+        for node in function.node:
+            if _is_linear(node):
+                yield node, f"it stands in the function {function.name} of the model"
 
 
 def _amax(seen: TensorRange) -> float:

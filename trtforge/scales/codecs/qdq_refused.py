@@ -18,6 +18,9 @@ def is_integer(node: NodeProto) -> bool:
 AS_QDQ = "quantize again in Q/DQ form: `quantize_static(..., quant_format=QuantFormat.QDQ)`"
 
 
+TO_INT8 = "quantize again to 8-bit integers (onnxruntime: `QuantType.QInt8`), or start from the float model"
+
+
 def not_plain(node: NodeProto, why: str, next: str = "") -> QdqNotPlain:
     return QdqNotPlain(
         f"the quantization at {node.op_type} {label(node)!r} has no counterpart in a scale table",
