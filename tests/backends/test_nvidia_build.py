@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import onnx.numpy_helper
 import onnx.parser
 import pytest
 
@@ -16,11 +14,9 @@ from trtforge.backends.nvidia.answer import Compiled, CompileJob, Compiler
 from trtforge.backends.nvidia.options import Dla, Options, Tensor
 from trtforge.backends.nvidia.process import run
 from trtforge.backends.plan_format import read_header
-from trtforge.backends.tensorrt_.int8_inputs import quantized_outside
 from trtforge.backends.tensorrt_rtx_ import environment
 from trtforge.errors.backend import CompilerRefused
 from trtforge.errors.native import NotOffered
-from trtforge.graph.model import Model
 from trtforge.progress import QUIET
 
 pytestmark = [
@@ -65,23 +61,3 @@ def test_options_that_it_shares(build: Callable[..., Compiled], tmp_path: Path) 
     assert "no precision flags" in caught.value.why
     with pytest.raises(CompilerRefused):
         build(fixed, version_compatible=True)  # wants a library that the package has not
-
-
-QUANTIZED = """<ir_version: 8, opset_import: ["": 17]>
-net (float[2, 32, 16, 16] x) => (float[2, 32, 16, 16] y)
-<float s = {0.05}, int8 z = {0}, float ws = {0.01}> {
-  q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  dw = DequantizeLinear(w, ws, z)
-  y = Conv<kernel_shape = [1, 1]>(d, dw) }"""
-
-
-def test_an_int8_input_of_a_network_that_says_its_types(build: Callable[..., Compiled]) -> None:
-    """As TensorRT 11 is given it: the caller quantizes."""
-    proto = onnx.parser.parse_model(QUANTIZED)
-    weight = (np.arange(1024) % 255 - 127).astype(np.int8).reshape(32, 32, 1, 1)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
-    model, why = quantized_outside(Model(proto), ["x"])
-    assert why == "" and [node.op_type for node in model.proto.graph.node] == ["DequantizeLinear"] * 2 + ["Conv"]
-    made = build(model.proto)
-    assert made.inputs[0]["dtype"] == "INT8" and made.outputs[0]["dtype"] == "FLOAT"
-    relu = onnx.parser.parse_model(QUANTIZED.replace("q = Quant", "r = Relu(x)  q = Quant"))
-    assert quantized_outside(Model(relu), ["x"])[1] == "Relu '' reads 'x' in floating point"

@@ -27,10 +27,17 @@ from trtforge.backends.tensorrt_.backend import NativeTensorRT, build_options, k
 from trtforge.backends.tensorrt_.calibrate import calibrate
 from trtforge.backends.tensorrt_.lower import lower
 from trtforge.backends.tensorrt_.session import loaded
+from trtforge.digest import sha256_bytes
 from trtforge.errors.backend import CompilerRefused, NeedsDevice, PlanNotAsAsked
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.engine import CannotDeserialize
-from trtforge.errors.native import DlaNotHere, EngineNotAsAsked, NativeCalibrationFailed, NotOffered
+from trtforge.errors.native import (
+    DlaNotHere,
+    EngineNotAsAsked,
+    NativeCalibrationFailed,
+    NotOffered,
+    TimingCacheMiss,
+)
 from trtforge.recipe.models import Builder, Dla, InputSpec, OutputSpec, Quantize, SizeRange
 from trtforge.scales.codecs.trt_cache import CalibrationCache
 from trtforge.targets.load import get
@@ -50,7 +57,7 @@ Path(job["plan"]).write_bytes(PLAN)
 options = job["options"]
 Path(options["inspect"]).write_text('{"Layers": []}')
 engine = {"layers": 3, "profiles": 1, "hardware_compatibility": "none", "device_memory": 64,
-          "tensors": {"x": tensor("input", **X), "y": tensor("output")}, "devices": {"dla": 1, "gpu": 2}}
+          "tensors": {"x": tensor("input", **X), "logits": tensor("output")}, "devices": {"dla": 1, "gpu": 2}}
 if options["timing_cache"]: Path(options["timing_cache"]).write_bytes(b"times")
 emit(event="done", version=VERSION, parse_seconds=0.1, build_seconds=0.2, inputs=[], outputs=[], engine=engine,
      placement=[{"name": "conv", "kind": "CONVOLUTION", "dla": True}, {"name": "top", "kind": "TOPK", "dla": False}],
@@ -107,38 +114,6 @@ class Test_lowering:
         kinds = {weight.data_type for weight in half.model.proto.graph.initializer}
         assert onnx.TensorProto.FLOAT16 in kinds and half.precision == "typed"
 
-    def test_a_network_that_says_its_types_says_those_of_its_inputs(self, asked: Any) -> None:
-        shape = asked("a30").engine.inputs["x"].shape
-        for change, place in (
-            ({"inputs": {"x": InputSpec(shape=shape, dtype="float16")}}, "inputs.x.dtype: float16"),
-            ({"outputs": {"y": OutputSpec(dtype="int8")}}, "outputs.y.dtype: int8"),
-        ):
-            request = asked("a30", **change)
-            with pytest.raises(NotOffered) as caught:
-                lower(request, documented("11.4.1"), "11.4.1")
-            assert caught.value.what == f"`{place}` cannot be had of this build"
-            assert lower(request, documented("10.3"), "10.3.0").precision == "int8"
-
-    def test_an_int8_input_is_quantized_by_the_caller(self, asked: Any, residual: Any) -> None:
-        """By the scale that the graph would use: to the last bit the same, as onnxruntime computes both."""
-        from trtforge.ort import import_onnxruntime, open_session, session_options
-
-        shape = asked("a30").engine.inputs["x"].shape
-        request = asked("a30", inputs={"x": InputSpec(shape=shape, dtype="int8")})
-        inside = lower(asked("a30"), documented("11.4.1"), "11.4.1").model
-        outside = lower(request, documented("11.4.1"), "11.4.1").model
-        assert outside.proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT8
-        kinds = [[node.op_type for node in model.proto.graph.node] for model in (inside, outside)]
-        assert kinds[1].count("QuantizeLinear") < kinds[0].count("QuantizeLinear")
-        exact = session_options()
-        exact.graph_optimization_level = import_onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
-        x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-        scale = np.float32(request.scales.ranges["x"].usable_scale)
-        q = np.clip(np.rint(x / scale), -128, 127).astype(np.int8)
-        want = open_session(inside.proto, None, exact).run(None, {"x": x})[0]
-        got = open_session(outside.proto, None, exact).run(None, {"x": q})[0]
-        np.testing.assert_array_equal(got, want)
-
     def test_open_sizes_stay_open(self, asked: Any) -> None:
         shape = asked("a30").engine.inputs["x"].shape
         ranged = InputSpec(shape=shape, range=SizeRange(min=shape, max=(8, *shape[1:])))
@@ -162,7 +137,8 @@ class Test_options:
         assert (options.dla.core, options.dla.sram, options.dla.local_dram) == (1, 512 << 10, 2 << 30)
         assert options.dla.global_dram is None and options.dla.standalone and not options.dla.gpu_fallback
         assert (options.inputs["x"].dtype, options.inputs["x"].format) == ("int8", "dla_hwc4")
-        assert options.outputs["y"].format == "chw32" and options.float_layers == ("c",)
+        assert options.outputs["y"].format == "chw32" and options.outputs["logits"].format == "linear"
+        assert options.float_layers == ("c",)
         cache = CalibrationCache.load(Path(options.calibration["cache"]))
         assert options.calibration["algorithm"] == cache.algorithm == "EntropyCalibration2"
 
@@ -177,8 +153,10 @@ class Test_options:
         options = self.of(asked("a30", builder=said), tmp_path)
         assert options.optimization_level == 5 and options.direct_io and options.version_compatible
         assert options.timing_cache is None and options.dla is None
-        locked = self.of(replace(asked("a30"), locked=True), tmp_path)
-        assert locked.timing_locked and "a30-tensorrt-10.3.0.26" in locked.timing_cache
+        assert not self.of(asked("a30"), tmp_path).timing_locked
+        assert self.of(replace(asked("a30"), timing=tmp_path / "pinned"), tmp_path).timing_locked
+        without = self.of(replace(asked("a30", builder=said), timing=tmp_path / "pinned"), tmp_path)
+        assert without.timing_cache is None and not without.timing_locked
 
     def test_they_travel_as_json(self, asked: Any, device: Any, tmp_path: Path) -> None:
         device()
@@ -196,14 +174,49 @@ class Test_compile:
         seen = device("10.3.0.26")
         result = NativeTensorRT().compile(asked("orin-agx-64gb/dla"))
         assert seen()["module"] == "tensorrt" and seen()["options"]["stock_plugins"] is True
-        assert sorted(result.files) == ["layers.json", "model.plan"]
+        assert sorted(result.files) == ["layers.json", "model.plan", "timing.cache"]
         report = result.report
         assert report["compiler"] == "TensorRT 10.3.0.26" and report["not_on_dla"] == ["top"]
         assert report["summary"].endswith(
             "1 loadables on the DLA, 2 layers on the GPU, 1 of 2 layers cannot be on the DLA"
         )
-        assert report["outside"]["x"] == "float32" and len(report["timing_cache"]) == 64
+        assert report["outside"]["x"] == "float32"
+        assert report["timing_cache"] == {
+            "target": "orin-agx-64gb/dla",
+            "tensorrt": "10.3.0.26",
+            "sha256": sha256_bytes(b"times"),
+        }
         assert [spec.name for spec in result.inputs] == ["x"]
+
+    def test_times_are_kept_from_build_to_build(self, asked: Any, device: Any, tmp_path: Path) -> None:
+        """By target; each engine has those of its own build. A build that is pinned reads its file and leaves both."""
+        more = DONE.replace('write_bytes(b"times")', 'open("ab").write(b"+times")')
+        device(body=more)
+        for count in (1, 2):
+            made = NativeTensorRT().compile(asked("a30")).files["timing.cache"]
+            assert made.read_bytes() == b"+times" * count
+            made.unlink()
+        (shared,) = (tmp_path / "cache" / "timing").glob("*.cache")
+        assert shared.name == "a30-tensorrt-10.3.0.26.cache"
+        (tmp_path / "pinned").write_bytes(b"pinned")
+        made = NativeTensorRT().compile(replace(asked("a30"), timing=tmp_path / "pinned")).files["timing.cache"]
+        assert made.read_bytes() == b"pinned+times", "the stand-in adds its own"
+        assert (tmp_path / "pinned").read_bytes() == b"pinned" and shared.read_bytes() == b"+times" * 2
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            'emit(event="failed", stage="timing", message="measured kernels that are not in the timing cache")',
+            'emit(event="log", severity="ERROR", message="Internal Error (Assertion !errorOnMiss failed. )")\n'
+            'emit(event="failed", stage="build", message="")',
+        ],
+    )
+    def test_a_kernel_that_the_pinned_times_lack(self, asked: Any, device: Any, tmp_path: Path, said: str) -> None:
+        device(body=said)
+        (tmp_path / "pinned").write_bytes(b"pinned")
+        with pytest.raises(TimingCacheMiss) as caught:
+            NativeTensorRT().compile(replace(asked("a30"), timing=tmp_path / "pinned"))
+        assert "not in the timing cache" in caught.value.why and "without --locked" in caught.value.next
 
     def test_an_int8_input_brings_its_scale(self, asked: Any, device: Any) -> None:
         device(x={"dtype": "INT8", "format": "chw4"})
@@ -296,6 +309,13 @@ class Test_compile:
     def test_a_version_that_cannot_be_read(self) -> None:
         with pytest.raises(NotOffered, match="does not know TensorRT installed, version unknown"):
             known_features("installed, version unknown")
+
+    def test_one_that_is_too_old(self) -> None:
+        """JetPack 5 has 8.5.2: kits for it are for trtexec."""
+        with pytest.raises(NotOffered, match=r"TensorRT 8\.5\.2\.2 is too old") as caught:
+            known_features("8.5.2.2")
+        assert "trtexec" in caught.value.next
+        assert known_features("8.6.2.3").calibrators
 
 
 class Samples:

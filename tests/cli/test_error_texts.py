@@ -57,6 +57,7 @@ CASES["use-missing-argument"] = Case("run engines/host/net")
 CASES["use-bad-choice"] = Case("scales convert a b --to yaml")
 CASES["use-unknown-code"] = Case("explain RCP999")
 CASES["use-unknown-schema"] = Case("schema biuld")
+CASES["use-native-of-another-backend"] = Case(f"{CALIBRATE} --native")
 CASES["use-no-such-file"] = Case("inspect models/nte.onnx")
 
 

@@ -99,6 +99,53 @@ def test_fix_prints_a_line_that_does_what_it_says(orin) -> None:
     }
 
 
+HEAD = "[gap] q = GlobalAveragePool(r) [flat] f = Flatten(q) [fc] y = Gemm(f, v)"
+TAILS = {
+    "small map": (4, HEAD, {"global-average-pool", "fc-as-conv"}),
+    "map over 8x8": (2, HEAD, {"fc-as-conv"}),
+    "mean that drops axes": (4, "[m] q = ReduceMean<axes = [2, 3], keepdims = 0>(r) [fc] y = MatMul(q, v)",
+                             {"global-average-pool", "fc-as-conv"}),
+    "mean over channels": (4, "[m] q = ReduceMean<axes = [1]>(r) y = Relu(q)", set()),
+    "flattened map": (4, "[flat] f = Flatten(r) [fc] y = MatMul(f, long)", set()),
+    "squeezed": (4, "[p] q = AveragePool<kernel_shape = [8, 8]>(r) [sq] f = Squeeze(q, at) [fc] y = MatMul(f, v)",
+                 {"fc-as-conv"}),
+    "view at the end": (4, "[flat] y = Flatten(r)", set()),
+    "ReLU5": (4, "[c2] d = Conv(r, w2) y = Clip(d, lo, five)", set()),
+    "ReLU6": (4, "[c2] d = Conv(r, w2) y = Clip(d, lo, six)", {"relu6-to-relu"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TAILS)
+@pytest.mark.parametrize("fallback", [True, False])
+def test_findings_name_the_passes_that_fix_finds_and_none_once_they_are_there(workshop, case: str, fallback) -> None:
+    stride, tail, helping = TAILS[case]
+    proto = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 3, 32, 32] x) => (float[a, b] y) <float lo = {{0}}, float five = {{5}}, float six = {{6}},
+        int64[2] at = {{2, 3}}> {{
+        [c1] c = Conv<strides = [{stride}, {stride}], pads = [1, 1, 1, 1]>(x, w) [r1] r = Relu(c) {tail} }}""")
+    rng = workshop.rng(0)
+    for name, shape in (("w", (8, 3, 3, 3)), ("w2", (8, 8, 3, 3)), ("v", (8, 4)), ("long", (512, 4))):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(0, 1, shape).astype("float32"), name))
+    del proto.graph.output[0].type.tensor_type.shape.dim[:]
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(proto, workshop.root / "models/dla.onnx")
+    recipe = RECIPE.replace("8, 8]", "32, 32]") + f"    dla: {{gpu_fallback: {str(fallback).lower()}}}\n"
+    workshop.recipe("dla", recipe)
+    (engine,) = workshop.forge(*LINT, "--fix", "--json").json["engines"]
+    advised, found = named(engine["findings"]), {one["name"] for one in engine["fix"]["passes"]}
+    assert found == helping
+    assert advised <= found and bool(advised) == bool(found)  # one pass may make work for the next
+    if helping:
+        workshop.recipe("dla", f"{recipe}    surgery: [{', '.join(engine['fix']['surgery'])}]\n")
+        (engine,) = workshop.forge(*LINT, "--fix", "--json").json["engines"]
+        assert not named(engine["findings"]) and engine["fix"]["surgery"] is None
+
+
+def named(found: list[dict[str, str]]) -> set[str]:
+    """The surgery passes that findings advise."""
+    return {name for one in found for name in re.findall(r"surgery pass ([a-z0-9-]+)", one["fix"])}
+
+
 def test_a_pass_that_brings_nothing_is_not_suggested(workshop) -> None:
     """Its map is 16x16, and the DLA averages over 8x8 at most."""
     workshop.bend(

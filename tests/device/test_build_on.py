@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
+import tempfile
+from getpass import getuser
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 
 from tests.device.conftest import BUILD, PROGRAM, Device, error
 from tests.pipeline.test_finish import manifest, without_times
+from trtforge.device.address import parse
+from trtforge.device.link import Link
 
 pytestmark = pytest.mark.sshd
 
@@ -21,6 +26,10 @@ def test_the_engine_comes_back_as_a_build_here_would_make_it(workshop, device: D
     (row,) = done.json["engines"]
     assert (row["status"], row["version"]) == ("built", 1)
     assert f"127.0.0.1:{device.port}: compiling" in done.err  # progress of the far side
+    stages = ("connecting", "packing the kit", "copying the kit there")
+    stages += ("made by onnxruntime", "copying the engine here")
+    places = [done.err.find(stage) for stage in stages]
+    assert places == sorted(places) and places[0] >= 0, done.err  # a line for each, where no terminal shows bars
     assert len(device.compiled) == 1 and device.jobs == []
     assert list((workshop.cache / "kits").iterdir()) == []
     finished = manifest(workshop.store)
@@ -29,7 +38,7 @@ def test_the_engine_comes_back_as_a_build_here_would_make_it(workshop, device: D
     direct = manifest(workshop.store, version=2)
     assert row["key"] == direct["key"]
     assert without_times(finished) == without_times(direct) | {"version": 1}
-    assert finished["parity"]["measured_on"] == "this machine, by the engine itself"
+    assert finished["parity"]["measured_on"] == "the machine that built it, by the engine itself"
 
 
 def test_a_second_time_nothing_is_compiled(workshop, device: Device) -> None:
@@ -50,6 +59,7 @@ def test_a_kit_is_signed_where_the_device_wants_it(workshop, device: Device) -> 
     device.write_program(PROGRAM.replace("export ", f'export TRTFORGE_REQUIRE_SIGNATURE="{public}" '))
     found = error(workshop, *BUILD, device.address)
     assert (found["code"], found["where"].partition(":")[0]) == ("ENG134", "127.0.0.1")
+    assert "the same command with --sign PRIVATE_KEY" in found["next"]
     assert device.jobs == []
     assert workshop.forge(*BUILD, device.address, "--sign", str(private)).code == 0
 
@@ -61,7 +71,11 @@ def test_an_unknown_host_is_refused_with_the_way_to_know_it(workshop, device: De
     (device.folder / "known_hosts").unlink()
     found = error(workshop, *BUILD, device.address)
     assert found["code"] == "DEV101"
-    assert "ssh-keyscan" in found["next"] and "fingerprint" in found["next"]
+    login = f"ssh -F {device.folder / 'ssh_config'} -p {device.port} {getuser()}@127.0.0.1"
+    assert found["next"].startswith(f"log in once and compare the fingerprint: {login}\n")
+    known = device.folder / "known_hosts"
+    assert f"ssh-keyscan -p {device.port} 127.0.0.1 > key" in found["next"]
+    assert found["next"].endswith(f"cat key >> {known}") and found["where"] == str(known)
     assert not (device.folder / "known_hosts").exists()  # and nothing was learnt behind the user's back
     assert device.compiled == []
 
@@ -70,8 +84,10 @@ def test_a_changed_host_key_is_refused(workshop, device: Device) -> None:
     device.trust((device.folder / "key.pub").read_text())
     found = error(workshop, *BUILD, device.address)
     assert found["code"] == "DEV102"
-    assert f"ssh-keygen -R '[127.0.0.1]:{device.port}'" in found["next"]
     assert "SHA256:" in found["why"]
+    command = found["next"].partition(" anew: ")[2]
+    subprocess.run(shlex.split(command), check=True)
+    assert error(workshop, *BUILD, device.address)["code"] == "DEV101"  # the old key is gone
 
 
 def test_a_login_that_is_refused(workshop, device: Device) -> None:
@@ -123,7 +139,18 @@ def test_no_option_touches_the_check_of_host_keys(workshop, device: Device, monk
 def test_trtforge_is_not_on_the_device(workshop, device: Device) -> None:
     device.program.unlink()
     found = error(workshop, *BUILD, device.address)
-    assert found["code"] == "DEV105" and "/~/venv/bin/trtforge" in found["next"]
+    assert found["code"] == "DEV105"
+    assert f"--on ssh://{getuser()}@127.0.0.1:{device.port}/~/venv/bin/trtforge" in found["next"]
+
+
+def test_csh_says_it_in_its_own_way(workshop, device: Device) -> None:
+    device.write_program('#!/bin/sh\necho "/x/trtforge: Command not found." >&2\nexit 1\n')
+    assert error(workshop, *BUILD, device.address)["code"] == "DEV105"
+
+
+def test_a_greeting_without_an_end_of_line(workshop, device: Device) -> None:
+    device.write_program(PROGRAM.replace('echo "Welcome', 'printf "Welcome'))
+    assert workshop.forge(*BUILD, device.address).code == 0
 
 
 @pytest.mark.parametrize(
@@ -266,6 +293,14 @@ def test_each_command_connects_by_itself_where_the_socket_would_have_too_long_a_
     shutil.rmtree(workshop.store)
     found = error(workshop, *BUILD, device.address)
     assert (found["code"], "connecting again" in found["why"]) == ("DEV104", False)
+
+
+def test_a_temporary_folder_with_a_name_that_openssh_would_expand(device: Device, monkeypatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="50%h ") as folder:
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        with Link(parse(device.address)) as link:
+            assert link._socket is not None
+            assert link.call("hello", "onnxruntime")["trtforge"]
 
 
 def test_two_options_that_contradict(workshop) -> None:

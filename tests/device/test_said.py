@@ -7,7 +7,7 @@ import pytest
 from trtforge.device.address import Address
 from trtforge.device.said import connection_error, far_error
 from trtforge.errors.backend import CompilerTimeout
-from trtforge.errors.device import ConnectionLost, HostUnreachable
+from trtforge.errors.device import ConnectionLost, HostUnreachable, LoginRefused
 
 ORIN = Address("orin")
 
@@ -26,6 +26,14 @@ ORIN = Address("orin")
 def test_the_same_words_mean_another_thing_once_there_had_been_a_connection(said: str) -> None:
     assert isinstance(connection_error(ORIN, said, lost=True), ConnectionLost)
     assert isinstance(connection_error(ORIN, said, lost=False), HostUnreachable)
+
+
+def test_a_banner_that_speaks_of_permissions_is_no_refusal() -> None:
+    said = "Access without permission is prosecuted. Permission denied to all others.\nConnection reset by peer"
+    assert isinstance(connection_error(ORIN, said, lost=True), ConnectionLost)
+    said += "\nme@orin: Permission denied (publickey)."
+    refused = connection_error(ORIN, said, lost=True)
+    assert isinstance(refused, LoginRefused) and refused.why == "me@orin: Permission denied (publickey)."
 
 
 def test_a_variable_is_to_be_set_on_the_device() -> None:

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from trtforge.digest import sha256_bytes
 from trtforge.engines import kit as module
 from trtforge.engines.key import engine_key
-from trtforge.engines.kit import KIT, KitInfo, read_kit, schema, write_kit
+from trtforge.engines.kit import KIT, SUFFIX, KitInfo, read_kit, schema, write_kit
 from trtforge.engines.manifest import seal
-from trtforge.errors.kit import KitDamaged, KitNotWritten, KitUnsafe
+from trtforge.errors.kit import KitDamaged, KitNotOpened, KitNotWritten, KitOfAnotherVersion, KitUnsafe
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -346,8 +346,9 @@ def test_what_is_no_kit(tmp_path: Path, data: bytes) -> None:
 
 
 def test_an_absent_kit_and_a_taken_place(tmp_path: Path) -> None:
-    with pytest.raises(KitDamaged, match="No such file"):
+    with pytest.raises(KitNotOpened, match="cannot be opened") as absent:
         read_kit(tmp_path / "kit.tar.zst")
+    assert absent.value.why == "No such file or directory" and "trtforge build RECIPE --kit" in absent.value.next
     write_kit(tmp_path / "kit.tar.zst", FILES, INFO)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("stays")
@@ -355,3 +356,23 @@ def test_an_absent_kit_and_a_taken_place(tmp_path: Path) -> None:
         read_kit(tmp_path / "kit.tar.zst", into=tmp_path / "out")
     assert (tmp_path / "out" / "mine").read_text() == "stays"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kit.tar.zst", "out"]
+
+
+def test_for_a_folder_the_kit_in_it_is_named(tmp_path: Path) -> None:
+    inside = tmp_path / "host" / f"net{SUFFIX}"
+    write_kit(inside, FILES, INFO)
+    (tmp_path / f"a{SUFFIX}").mkdir()
+    with pytest.raises(KitNotOpened, match="cannot be opened") as folder:
+        read_kit(tmp_path)
+    assert folder.value.why == "Is a directory"
+    assert str(inside) in folder.value.next
+
+
+def test_a_kit_of_a_later_schema_is_not_called_damaged(tmp_path: Path, sound: bytes) -> None:
+    def later(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        members[0] = (members[0][0], b'{"schema": 3}')
+
+    (tmp_path / "kit.tar.zst").write_bytes(repacked(sound, later))
+    with pytest.raises(KitOfAnotherVersion) as caught:
+        read_kit(tmp_path / "kit.tar.zst")
+    assert "schema 3" in caught.value.why

@@ -157,3 +157,25 @@ def test_updates_at_once_lose_nothing(path: Path) -> None:
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert len(read(path).recipes["host.yaml"]) == 30
     assert [entry.name for entry in path.parent.iterdir()] == ["trtforge.lock"]
+
+
+TIMES = {"timing_cache": {"target": "a30", "tensorrt": "10.3.0.26", "sha256": "f" * 64}}
+
+
+def test_a_timing_cache_is_pinned_beside_the_inputs(path: Path) -> None:
+    """It is known after a build only: before one the other pins are held to."""
+    assert PINS.timed({}) == PINS and PINS.timing is None
+    timed = PINS.timed(TIMES)
+    update(path, "host.yaml", "net", timed)
+    assert f'"timing cache of a30, TensorRT 10.3.0.26": "{"f" * 64}"' in path.read_text()
+    assert check(path, "host.yaml", "net", PINS).timing == "f" * 64
+    assert check(path, "host.yaml", "net", timed).untimed() == PINS
+    other = PINS.timed({"timing_cache": {**TIMES["timing_cache"], "sha256": "e" * 64}})
+    with pytest.raises(LockDrift) as caught:
+        check(path, "host.yaml", "net", other)
+    assert caught.value.why == "timing cache of a30, TensorRT 10.3.0.26: ffffffffffffffff... -> eeeeeeeeeeeeeeee..."
+    assert "--force" in caught.value.next
+    assert (
+        len(update(path, "host.yaml", "net", PINS.timed({"timing_cache": {**TIMES["timing_cache"], "tensorrt": "11"}})))
+        == 2
+    )

@@ -242,6 +242,22 @@ def test_an_empty_output_has_an_address(tmp_path: Path) -> None:
     assert allocator.reallocate_output("y", 0, 0, 256) == 4096 and taken == [1]
 
 
+def test_an_allocation_that_failed_once_is_forgotten() -> None:
+    """Else a later failure of another kind would be told as one of memory."""
+    from trtforge.backends.nvidia.allocator import output_allocator
+
+    answers = iter([MemoryError("full"), 4096])
+
+    def take(size: int) -> int:
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return answer
+
+    allocator = output_allocator(trt, take, lambda pointer: None)
+    assert allocator.reallocate_output("y", 0, 64, 256) == 0 and isinstance(allocator.problem, MemoryError)
+    assert allocator.reallocate_output("y", 0, 64, 256) == 4096 and allocator.problem is None
+
+
 def test_a_dla_engine(tmp_path: Path) -> None:
     """On its core; an address goes before another comes; no CUDA graph."""
     engine = Engine(**{"Runtime.num_DLA_cores": 2})
@@ -268,6 +284,9 @@ def test_what_tensorrt_refuses_is_told(tmp_path: Path) -> None:
     with pytest.raises(CannotDeserialize, match="cannot be loaded") as caught:
         Engine(**{"ICudaEngine.create_execution_context": None}).load(tmp_path)
     assert "no execution context" in caught.value.why
+    with pytest.raises(CannotDeserialize) as caught:
+        Engine(**{"ICudaEngine.get_tensor_location": trt.TensorLocation.HOST}).load(tmp_path)
+    assert "'x' is sizes, which the engine wants in the CPU's memory" in caught.value.why
     with pytest.raises(ExecutionFailed, match="it did not run"):
         Engine(**{"IExecutionContext.execute_async_v3": False}).load(tmp_path).run({"x": X})
     with pytest.raises(ExecutionFailed, match="did not take an address for 'x'"):

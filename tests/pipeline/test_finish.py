@@ -57,12 +57,13 @@ def test_a_finished_kit_is_what_a_build_gives(workshop, steady) -> None:
     done = workshop.forge("finish", kit, "--store", "finished", "--json")
     assert done.code == 0, done.err
     row = done.json["engine"]
+    assert "checking and unpacking" in done.err and "net: int8 for host, made by onnxruntime" in done.err
     workshop.build()
     direct = manifest(workshop.store)
     finished = manifest(workshop.root / "finished")
     assert row["status"] == "built" and row["key"] == direct["key"]
     assert without_times(finished) == without_times(direct)
-    assert finished["parity"]["measured_on"] == "this machine, by the engine itself"
+    assert finished["parity"]["measured_on"] == "the machine that built it, by the engine itself"
     assert workshop.forge("run", "finished/net", "data/held.yaml").code == 0
 
 
@@ -176,7 +177,7 @@ def test_a_signed_kit_end_to_end(workshop, monkeypatch: pytest.MonkeyPatch) -> N
     _, stranger = pem_pair(workshop.root, "theirs")
     unsigned = write(workshop, out="unsigned.zst")
     kit = write(workshop, "--sign", str(private))
-    assert "signed: by SHA256:" in workshop.forge("inspect", kit).out
+    assert "by SHA256:" in workshop.forge("inspect", kit).out
     for bad, key in ((unsigned, public), (kit, stranger)):
         done = workshop.forge("finish", bad, "--require-signature", key, "--json")
         assert (done.code, done.json["error"]["code"]) == (7, "ENG134")
@@ -256,6 +257,74 @@ def test_kits_that_say_less_than_they_must(workshop, changed: dict[str, Any], co
     done = workshop.forge("finish", bad, "--store", "finished", "--json")
     assert (done.code, done.json["error"]["code"]) == (7, code)
     assert not (workshop.root / "finished" / "net").exists()
+
+
+def test_what_inspect_says_of_a_kit(workshop) -> None:
+    """Target, compiler, content, sizes, signature, and the command that finishes it."""
+    workshop.bend(
+        "orin", ("target: host", "target: orin-agx-64gb/gpu"), ("onnxruntime", 'tensorrt\ntensorrt: ">=8.6, <11"')
+    )
+    kit = write(workshop, "--no-samples", recipe="orin")
+    said = workshop.forge("inspect", kit).out
+    page = " ".join(said.split())
+    for text in (
+        "engine net of the recipe orin",
+        "target orin-agx-64gb/gpu: Jetson AGX Orin 64 GB (GPU), SM 8.7",
+        "compiler tensorrt >=8.6, <11",
+        "precision int8",
+        "signature none",
+        "calibration minmax, 6 samples",
+        "samples none are kept",
+        "parity cosine",
+        "the float graph after surgery",
+        "copy it to the device, and finish it there: trtforge finish net.kit.tar.zst",
+        "unpacked (tar -xf): trtexec",
+    ):
+        assert text in page, said
+    odd = workshop.forge("inspect", change(kit, workshop.root / "odd.zst", facts={"parity": {"x": 1}}, target="moon"))
+    assert odd.code == 0 and "moon, which this trtforge does not know" in odd.out and "cannot be finished" in odd.out
+
+
+def with_members(kit: Path, into: Path, **members: bytes) -> Path:
+    folder = into.with_suffix(".unpacked")
+    info = read_kit(kit, into=folder).info
+    files: dict[str, Path | bytes] = {name: folder / name for name in info.members}
+    write_kit(into, files | members, info)
+    return into
+
+
+def test_a_kit_cannot_put_another_engine_in_the_place_of_the_one_that_was_measured(workshop) -> None:
+    """`engine/` is for what an engine for scans keeps; any other file there would be published as it is."""
+    kit = write(workshop)
+    for number, name in enumerate(("engine/model.onnx", "engine/manifest.json", "engine/windows.json", "engine/a/b")):
+        odd = with_members(kit, workshop.root / f"{number}.zst", **{name: b"x"})
+        done = workshop.forge("finish", odd, "--store", "finished", "--json")
+        assert (done.code, done.json["error"]["code"]) == (7, "ENG131"), name
+        assert name in done.json["error"]["why"]
+    assert not (workshop.root / "finished" / "net").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b'"at_least": 0.9', b'"at_least": 0.8', None),  # the bound has a digest with that of its samples
+        (b'"precision": "int8"', b'"precision": "fp32"', "recipe"),
+        (b'"backend": "onnxruntime"', b'"backend": "tensorrt_rtx"', "backend"),
+        (b'"target": "host"', b'"target": "a100-sxm-80gb"', "target"),
+    ],
+)
+def test_a_recipe_that_is_not_the_one_of_the_key(workshop, old: bytes, new: bytes, said: str | None) -> None:
+    kit = write(workshop)
+    folder = workshop.root / "read"
+    read_kit(kit, into=folder)
+    text = (folder / "recipe.json").read_bytes()
+    assert old in text
+    odd = with_members(kit, workshop.root / "odd.zst", **{"recipe.json": text.replace(old, new)})
+    done = workshop.forge("finish", odd, "--only-check", "--json")
+    if said is None:
+        assert done.code == 0
+    else:
+        assert done.json["error"]["code"] == "ENG131" and said in done.json["error"]["why"]
 
 
 def test_a_flipped_byte(workshop) -> None:

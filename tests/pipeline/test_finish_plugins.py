@@ -32,7 +32,7 @@ def added(kit: Path, into: Path, **members: bytes) -> Path:
 def evil(kit: Path, into: Path, sm: str = "80") -> Path:
     """The kit with true sources of a plugin, and a binary that was made of others."""
     (norm,) = kernel_sets({"instance_norm_relu"}).values()
-    sources = {f"{NORM}/{name}": (norm.folder / name).read_bytes() for name in norm.sources}
+    sources = {f"{NORM}/{name}": norm.source(name).read_bytes() for name in norm.sources}
     return added(kit, into, **sources, **{f"{NORM}/instance_norm_relu.sm{sm}.cubin": EVIL})
 
 

@@ -150,6 +150,16 @@ def test_a_kit_needs_to_know_the_release(workshop, target: str, tensorrt: str, c
     assert not (workshop.cache / "scales").exists()  # said before the work
 
 
+def test_the_command_that_finishes_it_is_the_one_that_was_given(workshop) -> None:
+    """With `--on` behind it: without its options it would build something else."""
+    workshop.bend("orin", ("target: host", "target: orin-agx-64gb/gpu"), ("onnxruntime", 'tensorrt\ntensorrt: "8.6"'))
+    options = ("--only", "net", "--set", "engines.net.calibration.samples=3", "--store", "my engines", "--no-samples")
+    done = workshop.forge("build", "recipes/orin.yaml", *options)
+    assert done.code == 10
+    command = "trtforge build recipes/orin.yaml --only net --set engines.net.calibration.samples=3"
+    assert f"next:  {command} --store 'my engines' --no-samples --on ssh://USER@HOST\n" in done.err
+
+
 def test_a_second_build_keeps_the_kit(workshop) -> None:
     workshop.bend("orin", *ORIN)
     assert workshop.forge("build", "recipes/orin.yaml").code == 10

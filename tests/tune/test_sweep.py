@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 import time
 import xml.etree.ElementTree as ET
@@ -12,7 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trtforge.backends.onnxruntime_.backend import OnnxruntimeBackend
+from trtforge.cli.tune import _recipe
+from trtforge.engines.machine import compute_capability
+from trtforge.errors.backend import BadThreads
+from trtforge.errors.base import TrtforgeError
+from trtforge.errors.engine import CannotDeserialize, StoreFull
+from trtforge.errors.environment import NoGpu
 from trtforge.errors.tune import JournalOfAnother
+from trtforge.pipeline.tune import Tuned
 from trtforge.recipe.load import load
 from trtforge.tune.journal import Journal
 from trtforge.tune.load import Stream, under_load
@@ -95,15 +104,33 @@ class TestLoad:
             under_load({"a": [Stream(Runs(), {}), Stream(Fails(), {})]}, 0.05)
 
 
-def test_a_patch_is_yaml_that_a_recipe_takes(workshop: Any, tmp_path: Path) -> None:
+def test_a_patch_is_a_recipe(workshop: Any) -> None:
     best = Measured(Combination.of({"cpu": Setting(4, 2)}), {"cpu": 12.34}, 3.0)
-    text = patch("net", {"x": (1, 3, 16, 16)}, "cpu", best)
-    assert text.startswith("# cpu: 2 at once; measured 12.3 samples/s in company\n")
-    recipe = workshop.recipe("tuned", f"extends: host.yaml\n{text}")
-    assert load(recipe).recipe.engines["net"].inputs["x"].shape == (4, 3, 16, 16)
-    dla = Measured(Combination.of({"dla1": Setting(8, 1, 1 << 19)}), {"dla1": 1.0}, 3.0)
-    assert "dla: {core: 1, sram: 512KiB}" in patch("net", {"0": (1, 3)}, "dla1", dla)
-    assert '"0": {shape: [8, 3]}' in patch("net", {"0": (1, 3)}, "dla1", dla)
+    text = patch("net", {"x": (1, 3, 16, 16)}, "cpu", best, head=["extends: host.yaml"])
+    assert text.startswith("# cpu: batch 4, 2 at once: 12.3 samples/s, p99 3.00 ms\n")
+    assert load(workshop.recipe("tuned", text)).recipe.engines["net"].inputs["x"].shape == (4, 3, 16, 16)
+    assert '"0": {shape: [4, 3]}' in patch("net", {"0": (1, 3)}, "cpu", best, head=[])
+
+
+def test_a_patch_is_for_its_unit_whatever_the_recipe_is_for(workshop: Any) -> None:
+    """A sweep of a recipe for the DLA measures the GPU too."""
+    workshop.bend(
+        "dla",
+        ("target: host", "target: orin-agx-64gb/dla"),
+        ("backend: onnxruntime", 'backend: tensorrt\ntensorrt: "8.6"'),
+        ("    precision", "    dla: {core: 0}\n    precision"),
+    )
+    tuned = Tuned(workshop.root / "recipes/dla.yaml", (), "net", workshop.root / "store", 1.0)
+    both = Combination.of({"gpu": Setting(8, 1), "dla1": Setting(4, 1, 1 << 19)})
+    best = Measured(both, {"gpu": 30.0, "dla1": 10.0}, 3.0)
+    (workshop.root / "tune").mkdir()
+    for unit, said in (("gpu", "/gpu"), ("dla1", "/dla")):
+        path = workshop.root / "tune" / f"{unit}.yaml"
+        path.write_text(_recipe(tuned, path, best))
+        recipe = load(path).recipe
+        engine = recipe.engines["net"]
+        assert recipe.target == f"orin-agx-64gb{said}" and "of 40.0 together" in path.read_text()
+        assert (engine.dla and (engine.dla.core, engine.dla.sram)) == (None if unit == "gpu" else (1, "512KiB"))
 
 
 def test_the_drawing_is_sound_xml() -> None:
@@ -115,6 +142,8 @@ def test_the_drawing_is_sound_xml() -> None:
     root = ET.fromstring(draw(done, done[1], "a <net> & more"))
     circles = [each for each in root.iter() if each.tag.endswith("circle") and len(each)]
     assert len(circles) == 2 and circles[1].get("r") == "7"
+    texts = [each.text for each in root.iter() if each.tag.endswith("text")]
+    assert str(TWO) in texts and "together" not in texts  # the best is named; no legend for what is not there
 
 
 def test_a_sweep_on_this_cpu(workshop: Any, tmp_path: Path) -> None:
@@ -124,7 +153,9 @@ def test_a_sweep_on_this_cpu(workshop: Any, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["measured"] == 2 and found["best"]["rate"] > 0
-    assert (tmp_path / "t" / "cpu.yaml").exists() and (tmp_path / "t" / "result.svg").exists()
+    assert "cpu: building the engine of batch 2\n" in done.err
+    assert (tmp_path / "t" / "result.svg").exists()
+    assert "# Lines for a recipe that extends recipes/host.yaml" in (tmp_path / "t" / "cpu.yaml").read_text()
     assert len(json.loads((tmp_path / "t" / "result.json").read_text())["measurements"]) == 2
     lines = (tmp_path / "t" / "measurements.jsonl").read_text()
     again = workshop.forge("tune", "recipes/host.yaml", *options)
@@ -143,4 +174,74 @@ def test_what_cannot_be_tuned_is_told(workshop: Any, tmp_path: Path) -> None:
         "tune", "recipes/host.yaml", "--batches", "1", "--streams", "1", "--seconds", "0.1", "--latency", "0.0001",
         "--out", str(tmp_path / "s"),
     )  # fmt: skip
-    assert slow.code == 7 and "ENG142" in slow.err and "everything is too slow" in slow.err
+    assert slow.code == 7 and "ENG142" in slow.err and "everything takes longer than 0.0001 ms" in slow.err
+
+
+SHORT = ("--batches", "1,2", "--streams", "1", "--seconds", "0.1")
+
+
+def test_the_recipe_it_writes_builds_what_was_measured(workshop: Any) -> None:
+    done = workshop.forge("tune", "recipes/host.yaml", *SHORT, "--set", "engines.net.precision=fp32")
+    assert done.code == 0 and "its recipe: tune/host-net/cpu.yaml" in done.out
+    written = (workshop.root / "tune/host-net/cpu.yaml").read_text()
+    (command,) = [line.removeprefix("# Build it: ") for line in written.splitlines() if line.startswith("# Build it")]
+    built = workshop.forge(*shlex.split(command)[1:], "--json")
+    assert built.code == 0, built.err
+    manifest = json.loads((workshop.root / built.json["engines"][0]["path"] / "manifest.json").read_text())
+    result = json.loads((workshop.root / "tune/host-net/result.json").read_text())
+    assert manifest["inputs"][0]["shape"][0] == result["best"]["combination"]["cpu"]["batch"]
+    assert manifest["recipe"]["precision"] == "fp32"
+
+
+def test_other_batches_are_another_question(workshop: Any) -> None:
+    """What was measured of batches that are not asked for any more is kept, and is no answer."""
+    assert workshop.forge("tune", "recipes/host.yaml", *SHORT).code == 0
+    done = workshop.forge("tune", "recipes/host.yaml", *SHORT[2:], "--batches", "1", "--json")
+    assert done.json["measured"] == 1 and done.json["best"]["combination"]["cpu"]["batch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "said"),
+    [
+        pytest.param(("orin-agx-64gb/dla", 'tensorrt\ntensorrt: "8.6"'), "KIT101", "on the device"),
+        pytest.param(("a100-sxm-80gb", "tensorrt_rtx"), "ENV301", "A100 SXM 80 GB", marks=pytest.mark.rtx),
+    ],
+)
+def test_where_it_cannot_run_nothing_is_built(workshop: Any, target: tuple[str, str], code: str, said: str) -> None:
+    if code == "ENV301" and compute_capability():
+        pytest.skip("there is a GPU")
+    workshop.bend("there", ("target: host", f"target: {target[0]}"), ("onnxruntime", target[1]))
+    done = workshop.forge("tune", "recipes/there.yaml", *SHORT, "--json")
+    assert done.json["error"]["code"] == code and said in done.json["error"]["next"]
+    assert not (workshop.root / "tune").exists()
+
+
+def test_what_the_machine_lacks_in_the_middle_is_no_measurement(workshop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the sweep; the next one goes on from there."""
+    load_engine = OnnxruntimeBackend.load
+    journal = workshop.root / "tune/host-net/measurements.jsonl"
+
+    def fails_for_two(error: TrtforgeError) -> Any:
+        def load(self: Any, folder: Path, report: Any) -> Any:
+            session = load_engine(self, folder, report)
+            if session.inputs[0].shape[0] == 2:
+                raise error
+            return session
+
+        return load
+
+    for lost in (
+        NoGpu("the driver went away", where="x", why="y", next="z"),
+        StoreFull("no room", where="x", why="y", next="z"),
+        BadThreads("no number", where="x", why="y", next="z"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(OnnxruntimeBackend, "load", fails_for_two(lost))
+            done = workshop.forge("tune", "recipes/host.yaml", *SHORT, "--json")
+        assert done.json["error"]["code"] == lost.code
+        assert len(journal.read_text().splitlines()) == 2  # its head, and batch 1
+    with monkeypatch.context() as patched:
+        patched.setattr(OnnxruntimeBackend, "load", fails_for_two(CannotDeserialize("no memory", why="y")))
+        done = workshop.forge("tune", "recipes/host.yaml", *SHORT, "--json")
+    assert done.code == 0 and done.json["best"]["combination"]["cpu"]["batch"] == 1
+    assert "ENG207 no memory: y" in journal.read_text()  # of this batch it is true

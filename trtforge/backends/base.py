@@ -49,7 +49,8 @@ class CompileRequest:
 
     ``plugins``: which structures of the graph become something else, decided by ``situation``; None: none do.
     ``probes``: a few preprocessed samples for self-checks at build time (may be empty).
-    ``locked``: nothing may be measured anew that a build before this one has measured.
+    ``timing``: a file of kernels' measured times that a build before this one left and the lock pins: nothing may be
+    measured anew. None: what is missing is measured.
     """
 
     model: Model
@@ -60,7 +61,7 @@ class CompileRequest:
     plugins: Plan | None = None
     situation: Situation | None = None
     probes: Sequence[Sample] = ()
-    locked: bool = False
+    timing: Path | None = None
     progress: Progress = QUIET
 
 

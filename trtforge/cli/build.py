@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,20 +69,20 @@ def build(
 
     _check_options(on, kit, out)
     loaded = load(recipe, overrides=set_ or (), only=only or ())
-    jobs = plan(loaded, only=only or (), store=store, locked=locked, progress=ui)
+    jobs = plan(loaded, only=only or (), store=store, progress=ui)
     wish = _wish(context, jobs, on=on, kit=kit, out=out, sign=sign, samples=not no_samples)
-    pins = _pins(loaded.path, jobs, locked)
+    pins, jobs = _pins(loaded.path, jobs, locked, here=not wish.wanted, far=on is not None)
     outcomes: list[Outcome] = []
     with _builder(on, wish, force, ui) as build_one:
         for job in jobs:
             ui.log(f"{job.name}: {job.engine.precision} for {job.target.key} with {job.backend.name}")
             outcomes.append(build_one(job))
             show(ui, outcomes[-1])
-            if not locked and not set_:  # an experiment on the command line is not what the recipe stands for
-                _pin(ui, pins, job)
+            if locked or not set_:  # an experiment on the command line is not what the recipe stands for
+                _pin(ui, pins, job, outcomes[-1], locked)
     ui.log(f"done in {time.monotonic() - started:.2f} s")
     ui.result("build", {"recipe": str(recipe), "engines": [row(outcome) for outcome in outcomes]})
-    _end(ui, recipe, outcomes)
+    _end(ui, outcomes)
 
 
 def _check_options(on: str | None, kit: bool, out: Path | None) -> None:
@@ -103,10 +106,11 @@ def _wish(
 ) -> KitWish:
     """What is said about kits; the key to sign with is loaded only where there can be one.
 
-    Raises USE100, USE103, ENG135, ENV101.
+    Raises USE100, USE103, USE111, ENG135, ENV101.
     """
     from trtforge.errors.usage import OneEngineNeeded
     from trtforge.pipeline.build import KitWish, needs_device
+    from trtforge.pipeline.overwrite import job_files, refuse_overwriting
 
     if out is not None and len(jobs) != 1:
         raise OneEngineNeeded(
@@ -115,6 +119,8 @@ def _wish(
             why=", ".join(job.name for job in jobs),
             next=f"add --only {jobs[0].name}",
         )
+    if out is not None:
+        refuse_overwriting([("the kit", out)], [*job_files(jobs), ("the key", sign)])
     wanted = kit or out is not None
     if not (wanted or on is not None or any(needs_device(job) for job in jobs)):
         keys.check_unused(context, "no kit is written: this machine compiles every engine itself")
@@ -122,16 +128,26 @@ def _wish(
     return KitWish(wanted, out, keys.signer(sign), samples)
 
 
-def _pins(recipe: Path, jobs: Sequence[Job], locked: bool) -> Path:
-    """The lock beside the recipe; with `--locked` nothing differs from it. Raises ENG errors of the lock."""
+def _pins(recipe: Path, jobs: Sequence[Job], locked: bool, *, here: bool, far: bool) -> tuple[Path, list[Job]]:
+    """The lock beside the recipe; with `--locked` nothing differs from it, and the jobs have what it pins.
+
+    ``here``, ``far``: may this machine compile, does a device? Raises ENG errors of the lock.
+    """
     from trtforge.engines import lock
 
     path = lock.lock_path(recipe)
     lock.read(path)  # a damaged one is said before the work, not after it
-    if locked:
-        for job in jobs:
-            lock.check(path, recipe.name, job.name, lock.Pins.of(job.key_inputs))
-    return path
+    if not locked:
+        return path, list(jobs)
+    from trtforge.pipeline.build import needs_device
+    from trtforge.pipeline.timing import pinned
+
+    held = []
+    for job in jobs:
+        pins = lock.check(path, recipe.name, job.name, lock.Pins.of(job.key_inputs))
+        compiles = far or (here and not needs_device(job))
+        held.append(replace(job, timing=pinned(job, pins, path, compiles=compiles)))
+    return path, held
 
 
 @contextmanager
@@ -150,7 +166,7 @@ def _builder(on: str | None, wish: KitWish, force: bool, ui: Ui) -> Iterator[Cal
         yield lambda job: build_on(job, link, force=force, kit=wish, progress=ui)
 
 
-def _end(ui: Ui, recipe: Path, outcomes: Sequence[Outcome]) -> None:
+def _end(ui: Ui, outcomes: Sequence[Outcome]) -> None:
     """Exit with 10 when engines wait for their device without having been asked to."""
     from trtforge.errors.backend import NeedsDevice
 
@@ -160,6 +176,7 @@ def _end(ui: Ui, recipe: Path, outcomes: Sequence[Outcome]) -> None:
     from trtforge.engines.kit import read_kit
 
     last = kits[-1]
+    again = shlex.join(["trtforge", *sys.argv[1:], "--on", "ssh://USER@HOST"])  # with all that was said here
     device, by_hand = last.job.target.name, read_kit(last.path).info.facts["on_device"]
     without = f"\nor, where trtforge is not installed, unpack it (tar -xf), and run: {by_hand}" if by_hand else ""
     ui.end(
@@ -169,21 +186,32 @@ def _end(ui: Ui, recipe: Path, outcomes: Sequence[Outcome]) -> None:
             else f"{len(kits)} of {len(outcomes)} engines wait for the device: {device}",
             where=", ".join(str(outcome.path) for outcome in kits),
             why=last.why,
-            next=f"trtforge build {shown(recipe)} --on ssh://USER@HOST\n"
-            f"or copy the kit there, and run: trtforge finish {last.path.name}{without}",
+            next=f"{again}\nor copy the kit there, and run: trtforge finish {last.path.name}{without}",
         )
     )
 
 
-def _pin(ui: Ui, path: Path, job: Job) -> None:
-    """Write the build's inputs to the lock; say which differ from those of the last build."""
+def _pin(ui: Ui, path: Path, job: Job, outcome: Outcome, locked: bool) -> None:
+    """Write the build's inputs to the lock; say which differ from those of the last build.
+
+    With `--locked` the engine's timing cache must be the pinned one: an engine that was there may have another.
+    Raises ENG121, ENG122, ENG123.
+    """
     from trtforge.engines import lock
     from trtforge.errors.engine import LockUnreadable
 
-    recipe = job.recipe.path.name
-    pinned = lock.read(path).pins(recipe, job.name) is not None
+    recipe, pins = job.recipe.path.name, lock.Pins.of(job.key_inputs)
+    if outcome.version is not None:
+        pins = pins.timed(job.store.get(job.name, outcome.version).manifest.report)
+    if locked:
+        lock.check(path, recipe, job.name, pins)
+        return
+    before = lock.read(path).pins(recipe, job.name)
+    pinned = before is not None
+    if before is not None and outcome.version is None and before.untimed() == pins:
+        return  # a kit: the times of the engine that was last made of these inputs still hold
     try:
-        drifts = lock.update(path, recipe, job.name, lock.Pins.of(job.key_inputs))
+        drifts = lock.update(path, recipe, job.name, pins)
     except LockUnreadable as error:  # the engine is published; that its inputs are not pinned is no failure of it
         ui.warn(f"{job.name}: inputs not pinned, {error.what}: {error.why}")
         return

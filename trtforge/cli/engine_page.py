@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from trtforge.cli.ui import Ui
@@ -117,14 +118,15 @@ def _facts(manifest: Manifest) -> list[tuple[str, object]]:
         samples = manifest.calibration.get("samples", {})
         rows.append(("calibration", f"{manifest.calibration['method']}, {len(samples)} samples"))
     if manifest.parity:
-        rows.append(("parity", _parity(manifest.parity)))
+        rows.append(("parity", parity(manifest.parity)))
     return rows + _built(manifest)
 
 
-def _parity(parity: dict[str, Any]) -> str:
-    value = decibels(parity["value"]) if parity["metric"] == "sqnr_db" else f"{parity['value']:.6g}"
-    verdict = "passed" if parity["passed"] else "MISSED"
-    return f"{parity['metric']} {value} (bound {parity['at_least']:g}) {verdict}; measured on {parity['measured_on']}"
+def parity(found: Mapping[str, Any]) -> str:
+    """A verdict on one line."""
+    value = decibels(found["value"]) if found["metric"] == "sqnr_db" else f"{found['value']:.6g}"
+    verdict = "passed" if found["passed"] else "MISSED"
+    return f"{found['metric']} {value} (bound {found['at_least']:g}) {verdict}; measured on {found['measured_on']}"
 
 
 def _built(manifest: Manifest) -> list[tuple[str, object]]:

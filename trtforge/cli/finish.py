@@ -54,7 +54,7 @@ def _check(ui: Ui, path: Path, trusted: Trusted | None) -> None:
     from trtforge.pipeline.workdir import workdir
 
     with workdir() as folder:
-        unpacked = unpack(path, folder / "kit", trusted=trusted)
+        unpacked = unpack(path, folder / "kit", trusted=trusted, progress=ui)
         check_here(unpacked)
     info = unpacked.kit.info
     signed = f"; signed by a key of {trusted.where}" if trusted is not None else ""

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from trtforge.cli import kit_page
 from trtforge.cli.engine_page import plan_header
 from trtforge.cli.engine_page import show as page
 from trtforge.cli.options import Json
 from trtforge.cli.ui import Ui
 from trtforge.errors.usage import NoSuchFile, NothingToInspect
-from trtforge.memory import human_bytes
 
 FILES = (".onnx", ".zst", ".plan")
 SAMPLES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".npy", ".npz", ".nii", ".gz")
@@ -41,7 +41,7 @@ def inspect(
     if path.suffix == ".onnx":
         _model(ui, path)
     elif path.suffix == ".zst":
-        _kit(ui, path)
+        kit_page.show(ui, path)
     elif path.is_file() and path.name != "manifest.json":
         if (better := _better(path)) is not None:
             raise better
@@ -85,21 +85,6 @@ def _better(path: Path) -> NothingToInspect | None:
 def _holds(path: Path, start: bytes) -> bool:
     with path.open("rb") as stream:
         return stream.read(len(start)) == start
-
-
-def _kit(ui: Ui, path: Path) -> None:
-    from trtforge.engines.kit import read_kit
-    from trtforge.engines.signature import claimed
-
-    found = read_kit(path)
-    kit, signature = found.info, found.signature
-    rows = [(name, human_bytes(entry.size), entry.sha256[:16]) for name, entry in kit.members.items()]
-    ui.say(f"{path}: kit for {kit.target}, engine {kit.engine}, key {kit.key[:12]}")
-    signed_by = claimed(signature) if signature is not None else None
-    unchecked = f"by {signed_by}, not checked: trtforge finish KIT --only-check --require-signature PUBLIC_KEY"
-    ui.say(f"signed: {unchecked if signed_by else 'no'}")
-    ui.table("Members", ("file", "size", "sha256"), rows, right="size")
-    ui.result("inspect", {"kind": "kit", "path": str(path), "kit": kit.to_json(), "signed_by": signed_by})
 
 
 def _model(ui: Ui, path: Path) -> None:

@@ -233,6 +233,8 @@ ScalesConvert = TypedDict(
         "carried": NotRequired[dict[str, str]],
         "precisions": NotRequired[dict[str, Any]],
         "qdq": NotRequired[dict[str, Any]],
+        "header": NotRequired[dict[str, Any]],
+        "rounded": NotRequired[list[str]],
     },
 )
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trtforge.cli.options import Json, NoProgress, Quiet, RecipePath, Set
 from trtforge.cli.ui import Ui
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trtforge.errors.base import TrtforgeError
+    from trtforge.pipeline.tune import Tuned
+    from trtforge.tune.space import Measured
 
 
 def register(app: typer.Typer) -> None:
@@ -37,16 +46,15 @@ def tune(
 ) -> None:
     """Measure which batch, SRAM and number of streams give most, on the device this runs on.
 
-    GPU and DLA cores are measured alone, then together. Every measurement is kept: stopped and started again, the
-    sweep goes on where it was.
+    GPU and DLA cores are measured alone, then together. The most samples a second wins; within 1 %, the lowest p99.
+    Every measurement is kept: stopped and started again, the sweep goes on where it was.
     """
     ui = Ui(json=json, quiet=quiet, progress=not no_progress)
-    from trtforge.errors.tune import NothingRuns
     from trtforge.files import write_bytes, write_json
     from trtforge.pipeline.tune import Tuned
     from trtforge.recipe.load import load
     from trtforge.tune.journal import Journal
-    from trtforge.tune.report import draw, patch, to_json
+    from trtforge.tune.report import draw, to_json
     from trtforge.tune.search import search
     from trtforge.tune.space import Combination, Measured, Space
 
@@ -57,11 +65,12 @@ def tune(
     tuned = Tuned(recipe, tuple(set_ or ()), name, folder / "engines", seconds, ui)
     sram_bytes = [size << 10 for size in _numbers(srams, "--srams")]
     units = tuned.units(_numbers(batches, "--batches"), _numbers(streams, "--streams"), sram_bytes)
+    tuned.check_here()
     space = Space(units, latency)
     journal = Journal(folder / "measurements.jsonl", tuned.facts())
     before = len(journal.done)
     if before:
-        ui.log(f"{before} measurements are there from before")
+        ui.log(f"{before} measurements are there from before: {journal.path}")
 
     def measure(combination: Combination) -> Measured:
         measured = tuned.measure(combination)
@@ -69,19 +78,21 @@ def tune(
         ui.log(f"{combination}: {found}")
         return measured
 
-    best = search(space, journal.through(measure))
+    remembered, asked = journal.through(measure), dict[Combination, Measured]()
+
+    def noted(combination: Combination) -> Measured:
+        asked[combination] = remembered(combination)
+        return asked[combination]
+
+    best = search(space, noted)
+    done = list(asked.values())  # the journal may have those of other batches and streams too
     if best is None:
-        raise NothingRuns(
-            "nothing was found to run within the bounds",
-            where=str(journal.path),
-            why=next((each.problem for each in journal.done.values() if each.problem), "everything is too slow"),
-            next="allow a longer --latency, or try other --batches",
-        )
-    done = list(journal.done.values())
+        raise _nothing_runs(done, latency, journal.path)
     write_json(folder / "result.json", to_json(done, best, tuned.facts()))
-    write_bytes(folder / "result.svg", draw(done, best, f"{name} on {tuned.recipe.target.name}").encode())
-    for unit, _ in best.combination.parts:
-        write_bytes(folder / f"{unit}.yaml", patch(name, tuned.shapes, unit, best).encode())
+    write_bytes(folder / "result.svg", draw(done, best, f"{name} on {tuned.facts()['device']}").encode())
+    recipes = [folder / f"{unit}.yaml" for unit, _ in best.combination.parts]
+    for path in recipes:
+        write_bytes(path, _recipe(tuned, path, best).encode())
     ui.table(
         f"{name}: best of {len(done)} combinations",
         ("unit", "batch", "streams", "SRAM", "samples/s"),
@@ -91,11 +102,48 @@ def tune(
         ],
         right="batch,streams,samples/s",
     )
-    ui.say(f"together {best.rate:.1f} samples/s, p99 {best.p99:.2f} ms; {folder}/result.svg shows all, the .yaml files")
-    ui.say("beside it are the lines for a recipe of each unit")
+    together = "together " if len(recipes) > 1 else ""
+    bound = "" if latency is None else f" within a p99 of {latency:g} ms"
+    ui.say(f"{together}{best.rate:.1f} samples/s, p99 {best.p99:.2f} ms")
+    ui.say(f"chosen: the most samples a second{bound}; of those within 1 % of it, the lowest p99")
+    ui.say(f"all of them: {folder}/result.svg, {folder}/result.json")
+    for path in recipes:
+        ui.say(f"its recipe: {path}")
     ui.result(
         "tune",
         {"engine": name, "best": best.to_json() | {"rate": best.rate}, "measured": len(done), "out": str(folder)},
+    )
+
+
+def _nothing_runs(done: Sequence[Measured], latency: float | None, journal: Path) -> TrtforgeError:
+    from trtforge.errors.tune import NothingRuns
+
+    what = "nothing was found to run within the bounds"
+    if ran := [each.p99 for each in done if not each.problem]:
+        why = f"everything takes longer than {latency:g} ms; the shortest p99 is {min(ran):.2f} ms"
+        return NothingRuns(what, where=str(journal), why=why, next="allow a longer --latency, or try smaller --batches")
+    again = f"mend that, and measure anew: rm {shlex.quote(str(journal))}, and the same command"
+    return NothingRuns(what, where=str(journal), why=done[0].problem, next=again)
+
+
+def _recipe(tuned: Tuned, path: Path, best: Measured) -> str:
+    """A recipe over the one that was tuned, at this path; outside of its project only the lines for one."""
+    from trtforge.tune.report import patch
+
+    unit, target = path.stem, tuned.target_of(path.stem)
+    base = Path(os.path.relpath(tuned.path, path.parent)).as_posix()
+    inside = path.resolve().is_relative_to(tuned.recipe.root)
+    said = [word for text in tuned.overrides for word in ("--set", text)]
+    build = shlex.join(["trtforge", "build", str(path), "--only", tuned.engine, *said])
+    return patch(
+        tuned.engine,
+        tuned.shapes,
+        unit,
+        best,
+        head=[f"# Build it: {build}", f"extends: {base}"]
+        if inside
+        else [f"# Lines for a recipe that extends {tuned.path}"],
+        target=target if target != tuned.recipe.target.key else None,
     )
 
 

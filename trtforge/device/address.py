@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import subprocess
 from dataclasses import dataclass
 from shlex import quote
+from urllib.parse import quote as percent
 from urllib.parse import unquote, urlsplit
 
 from trtforge.errors.usage import BadAddress
@@ -13,7 +17,8 @@ FORM = "ssh://USER@HOST[:PORT][/PATH/TO/TRTFORGE]"
 
 # Neither may begin with a hyphen: OpenSSH would take it for an option.
 _HOST = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9._:%-]*")
-_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+# Directories name users as `me@corp.lan` or `CORP\me`; what a shell would obey, OpenSSH does not take either.
+_USER = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._@+\\-]*[A-Za-z0-9._@+-])?")
 
 
 @dataclass(frozen=True)
@@ -33,16 +38,49 @@ class Address:
 
     @property
     def typed(self) -> str:
-        """The command of a person who logs in."""
-        return " ".join(["ssh", *(word for word in self.destination if word != "--")])
+        """The command of a person who logs in as trtforge does: by the same client, with the same configuration."""
+        return shlex.join([*client(), *(word for word in self.destination if word != "--")])
 
-    @property
-    def known_as(self) -> str:
-        """As `known_hosts` has it."""
-        return self.host if self.port in (None, 22) else f"[{self.host}]:{self.port}"
+    def to(self, program: str) -> str:
+        """The address of another program on the same device, as a person types it: `/~/venv/bin/trtforge`."""
+        user = f"{percent(self.user, safe='+')}@" if self.user else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ssh://{user}{host}{'' if self.port is None else f':{self.port}'}{program}"
+
+    def known(self) -> Known:
+        """How OpenSSH's configuration has the device among the known hosts."""
+        try:
+            asked = [*client(), "-G", *self.destination]
+            told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            told = ""
+        said = dict(line.split(" ", 1) for line in told.splitlines() if " " in line)
+        host, port = said.get("hostname", self.host), said.get("port", str(self.port or 22))
+        name = said.get("hostkeyalias", host)
+        # An alias stands for the port too.
+        name = name if port == "22" or "hostkeyalias" in said else f"[{name}]:{port}"
+        file = said.get("userknownhostsfile", "~/.ssh/known_hosts").split()[0]
+        direct = said.keys().isdisjoint({"proxyjump", "proxycommand", "hostkeyalias"})
+        return Known(host, port, name, file, direct)
 
     def __str__(self) -> str:
         return self.host if self.port is None else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Known:
+    """``name``: that of the device in ``file``. ``direct``: `ssh-keyscan` of ``host`` and ``port`` gives it."""
+
+    host: str
+    port: str
+    name: str
+    file: str
+    direct: bool
+
+
+def client() -> list[str]:
+    """OpenSSH's client: `ssh`, or what TRTFORGE_SSH says, with options if it has any."""
+    return shlex.split(os.environ.get("TRTFORGE_SSH", "")) or ["ssh"]
 
 
 def parse(text: str) -> Address:
@@ -52,7 +90,7 @@ def parse(text: str) -> Address:
         port = parts.port
     except ValueError as error:
         raise _bad(text, str(error)) from error
-    host, user = _host(parts.netloc), parts.username
+    host, user = _host(parts.netloc), parts.username and unquote(parts.username)
     if parts.scheme != "ssh":
         raise _bad(text, "it does not begin with ssh://")
     if not _HOST.fullmatch(host) or (user is not None and not _USER.fullmatch(user)):

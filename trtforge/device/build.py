@@ -23,6 +23,7 @@ from trtforge.engines.kit import SUFFIX, read_kit
 from trtforge.engines.store import EngineVersion
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.device import ConnectionLost, DeviceFailed, FarDiffers, HostUnreachable
+from trtforge.memory import human_bytes
 from trtforge.pipeline.build import NO_WISH, KitWish, Outcome, build, newest, republished
 from trtforge.pipeline.finish import DecidedJob, check_device, decided
 from trtforge.pipeline.job import Job
@@ -113,7 +114,8 @@ def _on_device(
     _clean(name, link, progress)
     _remember(job)
     made_by = f"compiled on {link.name} by {job.backend.name} {there['availability']['version']}".rstrip()
-    facts = [line for line in kit.facts if not line.startswith("parity:")] + [made_by, *_verdict(published)]
+    of_kit = ("parity:", "already there")
+    facts = [line for line in kit.facts if not line.startswith(of_kit)] + [made_by, *_verdict(published)]
     seconds = time.monotonic() - started
     return Outcome(job, "built", published.path, published.version, seconds, "", published.manifest.parity, facts)
 
@@ -137,6 +139,7 @@ def _push(name: str, kit: Path, link: Link, force: bool, progress: Progress) -> 
             return True
         with kit.open("rb") as data:
             data.seek(min(state["have"], kit.stat().st_size))
+            progress.log(f"{link.name}: copying the kit there, {human_bytes(kit.stat().st_size - data.tell())}")
             words = ("receive", name, str(data.tell()), str(kit.stat().st_size))
             return bool(link.call(*words, data=data, progress=progress)["whole"])
 
@@ -265,7 +268,7 @@ def _verdict(version: EngineVersion) -> list[str]:
     if (parity := version.manifest.parity) is None:
         return []
     bound = f"{parity['metric']} {parity['value']:.6f}, bound {parity['at_least']:g}"
-    return [f"parity: {bound}; {parity['measured_on'].replace('this machine', 'the device', 1)}"]
+    return [f"parity: {bound}; {parity['measured_on']}"]
 
 
 def _remember(job: Job) -> None:

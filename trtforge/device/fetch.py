@@ -37,6 +37,7 @@ def fetch(name: str, job: Job, link: Link, folder: Path, progress: Progress) -> 
         _check_room(sum(files.values()), folder)
         place = folder / "fetched" / job.name / str(number)
         total = sum(files.values()) >> 20
+        progress.log(f"{link.name}: copying the engine here, {human_bytes(sum(files.values()))}")
         with progress.task(f"copying the engine from {link.name} (MiB)", total) as task:
             for file, size in files.items():
                 with atomic_open(place / file) as target:

@@ -23,7 +23,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from trtforge.device.address import Address
+from trtforge import __version__
+from trtforge.device.address import Address, client
 from trtforge.device.said import connection_error, far_error
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.device import FarDiffers, FarMissing, HostUnreachable, NoClient, NotUnderstood
@@ -67,6 +68,7 @@ class Link:
         self._told: TrtforgeError | None = None
 
     def __enter__(self) -> Link:
+        self._progress.log(f"{self.name}: connecting")
         try:
             self.connect()
         except BaseException:
@@ -188,19 +190,19 @@ class Link:
         said = _tail(told)
         if code == LOST:
             return connection_error(self.address, said, lost=self._met)
-        if code in NOT_FOUND:
+        if code in NOT_FOUND or "command not found" in said.lower():  # csh ends with 1
             return FarMissing(
                 "trtforge is not on the device",
                 where=f"{self.name}: {self.address.program}",
                 why=said or "its shell does not find it",
-                next=f"install it there, and name it: --on ssh://{self.address.host}/~/venv/bin/trtforge",
+                next=f"install it there, and name it: --on {self.address.to('/~/venv/bin/trtforge')}",
             )
         if "no such command" in said.lower():
             return FarDiffers(
                 "the device has an older trtforge",
                 where=f"{self.name}: {self.address.program}",
                 why="it does not know how to finish kits over SSH",
-                next="install the version of this machine there: trtforge --version",
+                next=f"install trtforge {__version__} there, that of this machine",
             )
         return self._not_understood(said or f"the command ended with code {code}, and its answer is not whole")
 
@@ -215,7 +217,8 @@ class Link:
     def _ssh(self, master: str) -> list[str]:
         options = [*OPTIONS, ("ControlMaster", master), ("BatchMode", "no" if _terminal() else "yes")]
         words = [word for name, value in options for word in ("-o", f"{name}={value}")]
-        shared = ["-S", str(self._socket)] if self._socket is not None else ["-o", "ControlPath=none"]
+        socket = str(self._socket or "none").replace("%", "%%")  # which OpenSSH would put something in the place of
+        shared = ["-o", "ControlPath=none"] if self._socket is None else ["-S", socket]
         return [*client(), "-T", *shared, *words]
 
     def _disconnect(self) -> None:
@@ -224,11 +227,6 @@ class Link:
             self._master.wait()
             self._master = None
         (self._folder / "ssh").unlink(missing_ok=True)
-
-
-def client() -> list[str]:
-    """OpenSSH's client: `ssh`, or what TRTFORGE_SSH says, with options if it has any."""
-    return shlex.split(os.environ.get("TRTFORGE_SSH", "")) or ["ssh"]
 
 
 def _start(
@@ -276,7 +274,7 @@ def _skip_to_mark(stream: IO[bytes]) -> bool:
     while seen < NOISE:
         if not (line := stream.readline(NOISE)):
             raise EOFError
-        if line == MARK:
+        if line.endswith(MARK):  # behind a greeting without an end of line, too
             return True
         seen += len(line)
     return False

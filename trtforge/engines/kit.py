@@ -10,6 +10,7 @@ other member, and each member is held to its digest before the folder it is unpa
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -29,7 +30,7 @@ from trtforge.engines.key import engine_key
 from trtforge.engines.manifest import FileRecord, seal
 from trtforge.engines.records import Doc, RecordError, from_json, json_schema, to_json
 from trtforge.engines.signature import Signature
-from trtforge.errors.kit import KitDamaged, KitNotWritten, KitUnsafe
+from trtforge.errors.kit import KitDamaged, KitNotOpened, KitNotWritten, KitOfAnotherVersion, KitUnsafe
 from trtforge.files import atomic_open
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ MAX_BYTES = 64 << 30
 MAX_RATIO, ANY_RATIO_BELOW = 200, 1 << 30
 """Weights get at most some times smaller. Content of a GiB or more that claims to be 200 times its file is a bomb."""
 
+WRITE_ONE = "`trtforge build RECIPE --kit`"
 CHUNK = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}")
@@ -132,7 +134,9 @@ def write_kit(path: Path, files: Mapping[str, Path | bytes], info: KitInfo, sign
             f"the kit for {info.engine!r} could not be written",
             where=str(path),
             why=error.strerror or str(error),
-            next="make room or choose another place with `--out PATH`",
+            next="make room, or write it elsewhere: --out FILE"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "write it elsewhere: --out FILE",
         ) from error
     return info
 
@@ -144,7 +148,7 @@ def read_kit(path: Path, *, into: Path | None = None, trusted: Trusted | None = 
         into: a folder that does not exist yet; it appears only when everything was found sound.
         trusted: whose signature the kit must have; None: a signature is not looked at.
 
-    Raises ENG131, ENG132, ENG134, and ENG133 when ``into`` cannot be written.
+    Raises ENG131, ENG132, ENG134, ENG137, ENG138, and ENG133 when ``into`` cannot be written.
     """
     if into is None:
         return _read(path, lambda name: None, trusted)
@@ -190,7 +194,14 @@ def _open(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
-        raise _damaged(path, error.strerror or str(error)) from error
+        places = (path.glob(f"*{SUFFIX}"), path.glob(f"*/*{SUFFIX}"))
+        inside = next((kit for place in places for kit in sorted(place) if kit.is_file()), None)
+        raise KitNotOpened(
+            "the kit cannot be opened",
+            where=str(path),
+            why=error.strerror or str(error),
+            next=f"a kit is in it: {inside}" if inside else f"name a kit, NAME{SUFFIX}: {WRITE_ONE} writes it",
+        ) from error
 
 
 def _members(
@@ -233,8 +244,14 @@ def _head(path: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo | None, p
         raise _damaged(path, f"its first member is not {KIT}")
     packed.allow(entry.size + HEADER)
     value = json.loads(cast(BinaryIO, archive.extractfile(entry)).read())
-    if isinstance(value, dict) and value.get("schema") != SCHEMA_VERSION:
-        raise _damaged(path, f"it has schema {value.get('schema')!r}; this trtforge reads schema {SCHEMA_VERSION}")
+    version = value.get("schema") if isinstance(value, dict) else None
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        raise KitOfAnotherVersion(
+            "the kit was written by another trtforge",
+            where=str(path),
+            why=f"{KIT} has schema {version}; this trtforge, {__version__}, reads schema {SCHEMA_VERSION}",
+            next=f"write it again with {WRITE_ONE} of {__version__}, or finish it with the trtforge that wrote it",
+        )
     info = from_json(KitInfo, value)
     if info.seal != seal(value):
         raise _damaged(path, f"{KIT} was changed: its seal is {info.seal[:12]}, the rest digests to {seal(value)[:12]}")
@@ -377,5 +394,5 @@ def _damaged(path: Path, why: str) -> KitDamaged:
         "the kit is damaged",
         where=str(path),
         why=why,
-        next="copy it again (in binary mode), or write it again with `trtforge build RECIPE`",
+        next=f"copy it again (in binary mode), or write it again with {WRITE_ONE}",
     )

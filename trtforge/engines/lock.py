@@ -19,11 +19,16 @@ from trtforge.files import write_json
 
 LOCK = "trtforge.lock"
 SCHEMA_VERSION = 1
+_TIMING = "timing cache of "
 
 
 @dataclass(frozen=True)
 class Pins:
-    """Inputs by name (a digest or a name; None: the build has no such input), and tools by name (a version)."""
+    """Inputs by name (a digest or a name; None: the build has no such input), and tools by name (a version).
+
+    Native TensorRT adds an input that only its build can tell: the kernel times that the engine was built by, under the
+    target and TensorRT they hold for.
+    """
 
     inputs: Mapping[str, str | None]
     tools: Mapping[str, str]
@@ -37,6 +42,22 @@ class Pins:
             if name != "tools"
         }
         return cls(inputs, dict(key_inputs.get("tools", {})))
+
+    def timed(self, report: Mapping[str, Any]) -> Pins:
+        """With the timing cache that a build's report names, if it names one."""
+        known = report.get("timing_cache")
+        if known is None:
+            return self
+        name = f"{_TIMING}{known['target']}, TensorRT {known['tensorrt']}"
+        return Pins({**self.inputs, name: known["sha256"]}, self.tools)
+
+    @property
+    def timing(self) -> str | None:
+        """Digest of the timing cache."""
+        return next((value for name, value in self.inputs.items() if name.startswith(_TIMING)), None)
+
+    def untimed(self) -> Pins:
+        return Pins({name: pin for name, pin in self.inputs.items() if not name.startswith(_TIMING)}, self.tools)
 
 
 @dataclass(frozen=True)
@@ -93,8 +114,11 @@ def drifts(old: Pins, new: Pins) -> list[Drift]:
     ]
 
 
-def check(path: Path, recipe: str, engine: str, pins: Pins) -> None:
-    """Refuse any drift from the lock: what `--locked` means. Raises ENG121, ENG122, ENG123."""
+def check(path: Path, recipe: str, engine: str, pins: Pins) -> Pins:
+    """Refuse any drift from the lock: what `--locked` means. Returns what is locked. Raises ENG121, ENG122, ENG123.
+
+    ``pins``: before a build without a timing cache, which is then not looked at; after it with the one it used.
+    """
     locked = read(path).pins(recipe, engine)
     if locked is None:
         has = "has no entry for it" if path.exists() else "does not exist"
@@ -104,14 +128,17 @@ def check(path: Path, recipe: str, engine: str, pins: Pins) -> None:
             why=f"{path.name} {has}",
             next=f"build once without --locked, then commit {path.name}",
         )
-    if found := drifts(locked, pins):
+    if found := drifts(locked if pins.timing else locked.untimed(), pins):
         raise LockDrift(
             f"{len(found)} input{'s' if len(found) > 1 else ''} of {engine!r} differ{'' if len(found) > 1 else 's'} "
             "from the lock",
             where=f"{path}: {recipe}: {engine}",
             why="; ".join(map(str, found)),
-            next="restore what is pinned; or build without --locked to accept the change and update the lock",
+            next="build with --force, by the timing cache that is pinned"
+            if pins.timing
+            else "restore what is pinned; or build without --locked to accept the change and update the lock",
         )
+    return locked
 
 
 def update(path: Path, recipe: str, engine: str, pins: Pins) -> list[Drift]:

@@ -169,7 +169,8 @@ class LockMissing(TrtforgeError):
     """`--locked` was given, but `trtforge.lock` does not exist or has no entry for this engine.
 
     The lock pins the digests of model, samples and recipe and the versions of tools that the last build used. It is
-    written by a build without `--locked`; commit it beside the recipe.
+    written by a build without `--locked`; commit it beside the recipe. An engine of native TensorRT is also pinned to
+    the kernel times it was built by, when it is compiled; a kit that a device finished by hand told the lock of none.
     """
 
     code = "ENG121"
@@ -196,6 +197,18 @@ class LockUnreadable(TrtforgeError):
 
     code = "ENG123"
     title = "lock file unreadable"
+
+
+class TimingCacheGone(TrtforgeError):
+    """`--locked` was given, and the timing cache that `trtforge.lock` pins is nowhere on this machine.
+
+    An engine of native TensorRT keeps the kernel times it was built by as `timing.cache` in its version folder; the
+    cache of trtforge (`TRTFORGE_CACHE`, folder `timing/`) has the newest of each target too. Only a file of the very
+    digest counts.
+    """
+
+    code = "ENG124"
+    title = "pinned timing cache is not here"
 
 
 class NotAPlan(TrtforgeError):

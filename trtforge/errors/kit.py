@@ -9,7 +9,7 @@ class KitDamaged(TrtforgeError):
     """A kit is not what was written: truncated, a member missing, added or changed, or not a kit at all.
 
     A kit is a tar archive, compressed by zstd, whose first member, `kit.json`, lists every other with size and digest.
-    Copy the kit again (in binary mode) or build it again.
+    Copy the kit again (in binary mode), or write it again with `trtforge build RECIPE --kit`.
     """
 
     code = "ENG131"
@@ -83,3 +83,13 @@ class KitOfAnotherVersion(TrtforgeError):
 
     code = "ENG137"
     title = "kit of another trtforge"
+
+
+class KitNotOpened(TrtforgeError):
+    """The path of a kit names no file that can be read: there is none, it is a folder, or it belongs to another user.
+
+    `trtforge build RECIPE --kit` writes a kit, and says where: by default it is `engines/RECIPE/ENGINE.kit.tar.zst`.
+    """
+
+    code = "ENG138"
+    title = "kit cannot be opened"

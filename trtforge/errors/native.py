@@ -9,8 +9,8 @@ class NotOffered(TrtforgeError):
     """This TensorRT, or this machine, has not what the recipe asks for.
 
     A DLA core that is not there, a format or a compatibility level that the release does not know, a layer name of
-    `quantize.skip` that the parsed network has not, a timing cache of another release under `timing_cache: locked`.
-    All this is asked before a build begins, because TensorRT itself passes over most of it with a line in its log.
+    `quantize.skip` that the parsed network has not, an INT8 output without a range. All this is asked before a build
+    begins, because TensorRT itself passes over most of it with a line in its log.
     """
 
     code = "BLD221"
@@ -37,6 +37,19 @@ class DlaNotHere(TrtforgeError):
 
     code = "BLD223"
     title = "no DLA with this TensorRT"
+
+
+class TimingCacheMiss(TrtforgeError):
+    """`--locked` was given, and TensorRT needs the time of a kernel that the pinned timing cache has not.
+
+    TensorRT chooses kernels by measuring them; with the same times it chooses the same. So `trtforge.lock` pins the
+    digest of the engine's `timing.cache`, and under `--locked` nothing is measured anew. The times hold for one model
+    of GPU and one TensorRT: a cache of another is refused too. Without `--locked` what is missing is measured, and the
+    lock updated.
+    """
+
+    code = "BLD224"
+    title = "pinned timing cache lacks a kernel"
 
 
 class NativeCalibrationFailed(TrtforgeError):

@@ -143,14 +143,19 @@ def republished(job: Job, started: float, progress: Progress) -> Outcome | None:
 
 
 def _has_kit(job: Job, path: Path, wish: KitWish) -> bool:
+    from trtforge.backends.tensorrt_.backend import TIMING_FILE
+    from trtforge.digest import sha256_file
     from trtforge.engines.kit import read_kit
-    from trtforge.errors.kit import KitDamaged, KitUnsafe
+    from trtforge.errors.base import TrtforgeError
 
     try:
         found = read_kit(path) if path.exists() else None
-    except (KitDamaged, KitUnsafe):
+    except TrtforgeError:
         return False  # it is made again
     if found is None or found.info.key != job.key or found.info.facts.get("samples") != wish.samples:
+        return False
+    times = found.info.members.get(TIMING_FILE)
+    if (times and times.sha256) != (job.timing and sha256_file(job.timing)):
         return False
     return (found.signature and found.signature.key) == (wish.signer and wish.signer.public)
 
@@ -270,7 +275,7 @@ def _request(
         plugins=prepared.planned.plan,
         situation=prepared.planned.situation,
         probes=probes,
-        locked=job.locked,
+        timing=job.timing,
         progress=progress,
     )
 

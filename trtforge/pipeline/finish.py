@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from trtforge import __version__
 from trtforge.backends import registry
+from trtforge.backends.tensorrt_.backend import TIMING_FILE
 from trtforge.digest import sha256_file
 from trtforge.engines.key import source_digest
 from trtforge.engines.kit import Kit, read_kit
@@ -26,8 +27,9 @@ from trtforge.errors.backend import NeedsDevice
 from trtforge.errors.engine import PluginNotHere
 from trtforge.errors.kit import KitDamaged, KitForAnotherDevice, KitOfAnotherVersion
 from trtforge.errors.targets import UnknownTarget
+from trtforge.memory import human_bytes
 from trtforge.pipeline.build import Outcome, newest, produce, republished
-from trtforge.pipeline.job import Job
+from trtforge.pipeline.job import Job, recipe_digest
 from trtforge.pipeline.verify import ELSEWHERE
 from trtforge.progress import QUIET, Progress
 from trtforge.recipe.load import LoadedRecipe
@@ -79,14 +81,14 @@ def finish(
         store: where the engine is published; `engines/<recipe name>` when None.
         trusted: whose signature the kit must have.
 
-    Raises ENG131-ENG137 for the kit, KIT101 where its backend cannot compile, and what `build` raises of BLD, ENG,
+    Raises ENG131-ENG138 for the kit, KIT101 where its backend cannot compile, and what `build` raises of BLD, ENG,
     VER and ENV; then nothing was published.
     """
     from trtforge.pipeline.workdir import workdir
 
     started = time.monotonic()
     with workdir() as folder:
-        unpacked = unpack(path, folder / "kit", store=store, trusted=trusted)
+        unpacked = unpack(path, folder / "kit", store=store, trusted=trusted, progress=progress)
         job = unpacked.job
         check_here(unpacked)
         if not force and (found := newest(job, started)):
@@ -97,13 +99,17 @@ def finish(
             return _finish(unpacked, folder, started, progress)
 
 
-def unpack(path: Path, folder: Path, *, store: Path | None = None, trusted: Trusted | None = None) -> Unpacked:
+def unpack(
+    path: Path, folder: Path, *, store: Path | None = None, trusted: Trusted | None = None, progress: Progress = QUIET
+) -> Unpacked:
     """Check a kit and unpack it; nothing of it is looked at before its digests and signature hold.
 
-    Raises ENG131, ENG132, ENG133, ENG134, ENG137.
+    Raises ENG131, ENG132, ENG133, ENG134, ENG137, ENG138.
     """
     from trtforge.pipeline.kit import GRAPH, RECIPE, Facts
 
+    if path.is_file():
+        progress.log(f"{path.name}: checking and unpacking {human_bytes(path.stat().st_size)}")
     kit = read_kit(path, into=folder, trusted=trusted)
     info = kit.info
     if info.trtforge != __version__:
@@ -130,9 +136,46 @@ def unpack(path: Path, folder: Path, *, store: Path | None = None, trusted: Trus
         backend,
         FetchedModel(folder / GRAPH, facts.model.sha256, facts.model.origin),
         store or Path("engines") / info.recipe_name,
+        timing=folder / TIMING_FILE if TIMING_FILE in info.members else None,
         decided=inputs,
     )
-    return Unpacked(kit, job, facts, folder)
+    unpacked = Unpacked(kit, job, facts, folder)
+    _check_whole(unpacked)
+    return unpacked
+
+
+def _check_whole(unpacked: Unpacked) -> None:
+    """The parts of a kit say the same, and none is in the way of what is made here. Raises KitDamaged.
+
+    The manifest takes the key's inputs from `kit.json`, and the engine is made of the other members: a kit in which
+    they differ would give an engine that is not what its manifest says.
+    """
+    from trtforge.pipeline.kit import ENGINE
+
+    info, job = unpacked.kit.info, unpacked.job
+    said = {
+        "backend": job.backend.name,
+        "target": [job.target.key, job.target.sm],
+        "tensorrt": job.recipe.recipe.tensorrt,
+        "recipe": recipe_digest(job.engine),
+    }
+    differing = [name for name, value in said.items() if info.key_inputs.get(name) != value]
+    differing += ["verify"] if (job.engine.verify is None) != (info.key_inputs.get("verify") is None) else []
+    if differing or (info.backend, info.target) != (said["backend"], job.recipe.recipe.target):
+        raise _incomplete(job.recipe.path, f"its recipe is not the one of its key: {', '.join(differing) or 'target'}")
+    known = _window_files(job)
+    if bad := [name for name in info.members if name.startswith(ENGINE) and name.removeprefix(ENGINE) not in known]:
+        raise _incomplete(job.recipe.path, f"{bad[0]!r} is no file that this engine keeps; those are {known}")
+
+
+def _window_files(job: Job) -> list[str]:
+    """Names of the files that an engine keeps beside itself, of those that `window_files` makes."""
+    if job.engine.volume_input is None:
+        return []
+    from trtforge.runtime.windows.cubins import WINDOWS
+    from trtforge.runtime.windows.kept import FILE
+
+    return [FILE, *([] if job.target.sm is None else [WINDOWS.file_name(job.target.sm)])]
 
 
 def tools_here(backend: Mapping[str, str]) -> dict[str, str]:
@@ -204,7 +247,7 @@ def _check_plugins(unpacked: Unpacked) -> None:
             continue
         if kernels is None or file not in kernels.sources:
             why = f"this trtforge does not have {'it' if kernels is None else file}"
-        elif sha256_file(kernels.folder / file) != unpacked.kit.info.members[name].sha256:
+        elif sha256_file(kernels.source(file)) != unpacked.kit.info.members[name].sha256:
             why = "its source differs"
         else:
             continue
@@ -252,6 +295,8 @@ def _finish(unpacked: Unpacked, folder: Path, started: float, progress: Progress
     except (OSError, ValueError) as error:
         raise _incomplete(path, str(error)) from error
     prepared = _prepared(unpacked)
+    compiler = f"{job.backend.name} {job.backend.availability().version}".rstrip()
+    progress.log(f"{job.name}: {job.engine.precision} for {job.target.key}, made by {compiler}")
     beside = unpacked.folder / ENGINE
     with brought(_binaries(unpacked)) as binaries:
         outcome = produce(

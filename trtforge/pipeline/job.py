@@ -40,7 +40,7 @@ TOOLS = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "polygraphy", "pil
 class Job:
     """One engine to build. ``store_root`` is relative to the working directory unless the recipe says otherwise.
 
-    ``locked``: refuse what was not pinned.
+    ``timing``: the pinned file of kernels' times, see `CompileRequest`.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Job:
     backend: Backend
     model: FetchedModel
     store_root: Path
-    locked: bool = False
+    timing: Path | None = None
 
     @cached_property
     def store(self) -> Store:
@@ -111,7 +111,7 @@ class Job:
         chooses: it depends on a measured speed (docs/adr/0004)."""
         return {
             "engine": self.name,
-            "recipe": digest_json(self.engine.model_dump(mode="json", exclude={"model", "calibration", "verify"})),
+            "recipe": recipe_digest(self.engine),
             "calibration": _identity(self.calibration_set, self.engine.calibration.method)
             if self.engine.calibration
             else None,
@@ -132,19 +132,23 @@ class Job:
         return engine_key(self.key_inputs)
 
 
+def recipe_digest(engine: Engine) -> str:
+    """Of what the recipe says of an engine beside the files that it names, which have digests of their own."""
+    return digest_json(engine.model_dump(mode="json", exclude={"model", "calibration", "verify"}))
+
+
 def plan(
     recipe: LoadedRecipe,
     *,
     only: Sequence[str] = (),
     store: Path | None = None,
-    locked: bool = False,
     progress: Progress = QUIET,
 ) -> list[Job]:
     """The jobs of a recipe, in its order. Raises RCP, ONX and ENV errors."""
     backend = registry.get(recipe.recipe.backend)
     root = store or recipe.store
     return [
-        Job(name, engine, recipe, recipe.target, backend, fetch(engine.model, recipe, progress=progress), root, locked)
+        Job(name, engine, recipe, recipe.target, backend, fetch(engine.model, recipe, progress=progress), root)
         for name, engine in recipe.selected(only).items()
     ]
 
@@ -181,17 +185,24 @@ def _required(package: str) -> str:
     )
 
 
-def external_weights(path: Path) -> str | None:
-    """Digest of a model's external data; None when every weight is inline.
+def may_be_external(path: Path) -> bool:
+    """Whether a model has the word that every entry of external data carries: known without parsing it.
 
-    Parsing costs more than a no-op build may take, so a model without the word that every external-data entry
-    carries is not parsed at all.
+    Raises OSError; ValueError for an empty file.
     """
     import mmap
 
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data.find(b"location") < 0:
-            return None
+        return data.find(b"location") >= 0
+
+
+def external_weights(path: Path) -> str | None:
+    """Digest of a model's external data; None when every weight is inline.
+
+    Parsing costs more than a no-op build may take, so a model that cannot have any is not parsed at all.
+    """
+    if not may_be_external(path):
+        return None
     from trtforge.graph.digests import digests
     from trtforge.graph.io import load
 

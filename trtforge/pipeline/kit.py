@@ -7,6 +7,7 @@ Members of every kit:
     scales.json                   with INT8
     samples.json, samples.bin     a few samples, and the FP32 model's answers (`kit_samples`)
     trtforge.lock                 what this build is pinned to
+    timing.cache                  under `--locked`: the kernel times that native TensorRT builds by
     engine/...                    files that the engine keeps as they are: weights and kernels of the window loop
     plugins/NAME/...              sources of our plugins in the graph, and their binaries for the target's GPU
 
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from trtforge import plugins
 from trtforge.backends.base import CompileRequest
 from trtforge.backends.nvidia.features import documented
+from trtforge.backends.tensorrt_.backend import TIMING_FILE
 from trtforge.backends.tensorrt_.lower import DLA_CACHE, GPU_CACHE, lower, with_plugins
 from trtforge.engines.kit import KitInfo, write_kit
 from trtforge.engines.lock import LOCK, Lock, Pins
@@ -117,6 +119,8 @@ def write(
         RECIPE: _text(recipe),
         LOCK: _text(to_json(Lock(recipes={job.recipe.path.name: {job.name: Pins.of(job.key_inputs)}}))),
     }
+    if job.timing is not None:
+        members[TIMING_FILE] = job.timing
     if prepared.scales is not None and prepared.scales_path is not None:
         members[SCALES] = prepared.scales_path
         if by_trtexec(job, prepared) and not strongly_typed(job):
@@ -132,6 +136,7 @@ def write(
         facts=to_json(_facts(job, prepared, parity, samples)),
     )
     remove_leftovers(path)
+    progress.log(f"{job.name}: packing the kit, {len(members)} files")
     return write_kit(path, members, info, signer)
 
 
@@ -185,7 +190,7 @@ def _plugins(job: Job, prepared: Prepared, progress: Progress) -> dict[str, Path
     members: dict[str, Path | bytes] = {}
     for kernels in kernel_sets(used).values():
         place = f"{PLUGINS}{kernels.plugin}/"
-        members |= {place + name: kernels.folder / name for name in kernels.sources}
+        members |= {place + name: kernels.source(name) for name in kernels.sources}
         if job.target.sm is None:
             continue
         try:

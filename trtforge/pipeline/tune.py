@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from trtforge.backends import registry
 from trtforge.backends.base import Session
-from trtforge.errors.backend import NeedsDevice
+from trtforge.backends.nvidia.driver import driver_problem
+from trtforge.engines.machine import compute_capability
+from trtforge.errors.backend import BadBuildTimeout, BadThreads, NeedsDevice
 from trtforge.errors.base import TrtforgeError
+from trtforge.errors.environment import MissingPackage, NoGpu
 from trtforge.errors.tune import CannotTune
 from trtforge.pipeline.build import build
 from trtforge.pipeline.job import Job, plan
@@ -21,6 +25,10 @@ from trtforge.recipe.load import LoadedRecipe, load
 from trtforge.targets.load import get
 from trtforge.tune.load import Stream, under_load
 from trtforge.tune.space import Combination, Measured, Setting, Unit
+
+OF_A_SETTING = ("BLD", "ONX", "ENG2", "ENG3")
+"""Codes that tell of one combination: its engine does not compile, load or run. All others end the sweep: what this
+machine lacks, a full disk or a wrong recipe is no measurement, and would be taken for one ever after."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,23 @@ class Tuned:
     @cached_property
     def recipe(self) -> LoadedRecipe:
         return load(self.path, overrides=self.overrides, only=[self.engine])
+
+    def check_here(self) -> None:
+        """This machine can build the engine and run it. Raises KIT101, ENV101, ENV301; nothing was built."""
+        backend, target = registry.get(self.recipe.recipe.backend), self.recipe.target
+        there, here = backend.availability(), compute_capability()
+        any_gpu = self.recipe.recipe.engines[self.engine].builder.hardware_compatibility != "none"
+        what, again = f"{self.engine} cannot be measured on this machine", "give the same command on the device"
+        if not there.can_compile:
+            again += f"\nif this is it: {there.next}" if there.next else ""
+            raise NeedsDevice(what, where=f"target {target.key}", why=there.why, next=again)
+        if not there.can_run:
+            kind = NoGpu if driver_problem() else MissingPackage
+            next_ = there.next if kind is MissingPackage else f"give the same command on a machine with {target.name}"
+            raise kind(what, where=f"target {target.key}", why=there.why, next=next_)
+        if not any_gpu and None not in (here, target.sm) and here != target.sm:
+            why = f"{target.name} has SM {target.sm}; this machine has SM {here}"
+            raise NeedsDevice(what, where=f"target {target.key}", why=why, next=again)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -79,36 +104,47 @@ class Tuned:
             return None
 
     def measure(self, combination: Combination) -> Measured:
-        """Build what is not there, load a session a stream, run them all at once. A failure is in the result."""
+        """Build what is not there, load a session a stream, run them all at once.
+
+        A combination that fails is a result; what fails for another reason than its setting is raised.
+        """
+        loaded: dict[str, list[Stream]] = {unit: [] for unit, _ in combination.parts}
         try:
-            loaded = {unit: self._streams(unit, setting) for unit, setting in combination.parts}
+            for unit, setting in combination.parts:
+                self._load(unit, setting, loaded[unit])
             executions, p99 = under_load(loaded, self.seconds)
+        except (BadBuildTimeout, BadThreads):
+            raise
+        except TrtforgeError as error:
+            if not error.code.startswith(OF_A_SETTING):
+                raise
+            return Measured(combination, {}, 0.0, f"{error.code} {error.what}: {error.why}")
+        finally:
             for stream in (stream for several in loaded.values() for stream in several):
                 if hasattr(stream.session, "close"):
                     stream.session.close()  # the next combination needs the device's memory
-        except NeedsDevice:
-            raise
-        except TrtforgeError as error:
-            return Measured(combination, {}, 0.0, f"{error.code} {error.what}: {error.why}")
         batches = {unit: setting.batch for unit, setting in combination.parts}
         return Measured(combination, {unit: rate * batches[unit] for unit, rate in executions.items()}, p99)
 
-    def _streams(self, unit: str, setting: Setting) -> list[Stream]:
+    def _load(self, unit: str, setting: Setting, streams: list[Stream]) -> None:
         job = self.job(unit, setting)
         version = job.store.find(job.name, job.key)  # of any age: `build` would publish an older one again
         if version is None:
-            outcome = build(job, progress=self.progress)
-            if outcome.status == "kit":
-                raise NeedsDevice(
-                    f"{self.engine} cannot be measured on this machine",
-                    where=f"target {job.target.key}",
-                    why=outcome.why,
-                    next="run `trtforge tune` on the device",
-                )
+            of = f", {setting.sram >> 10} KiB SRAM" if setting.sram else ""
+            self.progress.log(f"{unit}: building the engine of batch {setting.batch}{of}")
+            build(job, progress=self.progress)
             version = job.store.find(job.name, job.key)
-        assert version is not None  # just built
-        sessions = [job.backend.load(version.path, version.manifest.report) for _ in range(setting.streams)]
-        return [Stream(session, feeds(session)) for session in sessions]
+        assert version is not None  # `check_here` looked: no kit was written
+        for _ in range(setting.streams):
+            session = job.backend.load(version.path, version.manifest.report)
+            streams.append(Stream(session, feeds(session)))
+
+    def target_of(self, unit: str) -> str:
+        """The key of the target that the engines of a unit are for."""
+        target = self.recipe.target
+        if unit.startswith("dla"):
+            return f"{target.device}/dla"
+        return f"{target.device}/gpu" if target.is_dla else target.key
 
     def job(self, unit: str, setting: Setting) -> Job:
         """The recipe for one unit and setting. Parity is the recipe's own build's to check."""
@@ -116,10 +152,12 @@ class Tuned:
         said = [f"{at}.verify=null"]
         for name, shape in self.shapes.items():
             said.append(f'{at}.inputs."{name}".shape={[setting.batch, *shape[1:]]}')
+        if (target := self.target_of(unit)) != self.recipe.target.key:
+            said.append(f"target={target}")
         if unit == "gpu" and self.recipe.target.is_dla:
-            said += [f"target={self.recipe.target.device}/gpu", f"{at}.dla=null"]
+            said.append(f"{at}.dla=null")
         if unit.startswith("dla"):
-            said += [f"target={self.recipe.target.device}/dla", f"{at}.dla.core={unit.removeprefix('dla')}"]
+            said.append(f"{at}.dla.core={unit.removeprefix('dla')}")
             said += [f"{at}.dla.sram={setting.sram >> 10}KiB"] if setting.sram else []
         (job,) = plan(
             load(self.path, overrides=[*self.overrides, *said], only=[self.engine]),
@@ -140,7 +178,6 @@ class Tuned:
 
 def device_name() -> str:
     """What the measurements are of: the GPU by its driver's name, else this CPU."""
-    from trtforge.backends.nvidia.driver import driver_problem
     from trtforge.targets.host import host_facts
 
     if driver_problem():

@@ -15,10 +15,11 @@ from trtforge.pipeline.prepare import Prepared
 from trtforge.progress import Progress
 from trtforge.samples.volumes import VolumeSamples
 
-RUN_HERE = "this machine, by the engine itself"
-SIMULATED = "this CPU: the graph given to the compiler, computed by onnxruntime; the engine itself has not run"
+# Manifests and kits travel, so that "here" would be another machine where they are read.
+BY_ENGINE = "the machine that built it, by the engine itself"
+SIMULATED = "the CPU that built it: the graph given to the compiler, by onnxruntime; the engine itself has not run"
 ELSEWHERE = "the machine that wrote the kit, on its graph computed by onnxruntime; the engine itself was not measured"
-PLANNED = "this CPU: the kit's graph{}, computed by onnxruntime; no engine exists yet"
+PLANNED = "the CPU that wrote the kit: its graph{}, computed by onnxruntime; no engine exists yet"
 
 
 def compiled(job: Job, result: CompileResult, progress: Progress) -> dict[str, Any] | None:
@@ -52,7 +53,7 @@ def _engine(job: Job, result: CompileResult) -> tuple[Session, str]:
     """The engine, or what stands for it where it cannot run, and what that is called."""
     if job.backend.availability().can_run:
         folder = next(iter(result.files.values())).parent
-        return job.backend.load(folder, result.report), RUN_HERE
+        return job.backend.load(folder, result.report), BY_ENGINE
     assert result.graph is not None, f"{job.backend.name} cannot run here and gave no graph to simulate"
     return simulated_session(result.graph), SIMULATED
 

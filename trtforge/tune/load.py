@@ -34,11 +34,13 @@ class Stream:
         try:
             self.session.run(self.feeds)  # the first execution sets things up
             barrier.wait()
-            end = time.perf_counter() + until
-            while (started := time.perf_counter()) < end:
+            started = time.perf_counter()
+            end = started + until
+            while started < end or not self.ended:  # one at least, however late this thread gets its turn
                 self.session.run(self.feeds)
                 self.ended.append(time.perf_counter())
                 self.took.append(self.ended[-1] - started)
+                started = time.perf_counter()
         except BaseException as error:
             self.problem = error
             barrier.abort()

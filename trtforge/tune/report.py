@@ -21,16 +21,37 @@ def to_json(measured: Sequence[Measured], best: Measured, facts: Mapping[str, An
     }
 
 
-def patch(engine: str, inputs: Mapping[str, Sequence[int]], unit: str, best: Measured) -> str:
-    """YAML of a unit's setting for its recipe: a file that extends the one that was tuned."""
+def patch(
+    engine: str,
+    inputs: Mapping[str, Sequence[int]],
+    unit: str,
+    best: Measured,
+    *,
+    head: Sequence[str],
+    target: str | None = None,
+) -> str:
+    """YAML of a unit's setting: a recipe of a few lines over the one that was tuned.
+
+    Args:
+        head: the lines before `engines`: how to use it, and `extends`.
+        target: of the unit, when the recipe has another; its `dla` is then not the unit's.
+    """
     setting = dict(best.combination.parts)[unit]
-    lines = [f"# {unit}: {setting.streams} at once; measured {best.rates[unit]:.1f} samples/s in company"]
+    of = "" if len(best.rates) == 1 else f" of {best.rate:.1f} together"
+    many = "" if setting.streams == 1 else f", {setting.streams} at once"
+    lines = [f"# {unit}: batch {setting.batch}{many}: {best.rates[unit]:.1f} samples/s{of}, p99 {best.p99:.2f} ms"]
+    if setting.streams > 1:
+        lines.append(f"# At once: a session in each of {setting.streams} threads; Triton's count of instance_group")
+    lines += head
+    lines += [f"target: {target}"] if target else []
     lines += ["engines:", f"  {engine}:", "    inputs:"]
     for name, shape in inputs.items():
         sizes = ", ".join(map(str, (setting.batch, *shape[1:])))
         lines.append(f"      {_key(name)}: {{shape: [{sizes}]}}")
     if setting.sram:
         lines.append(f"    dla: {{core: {unit.removeprefix('dla')}, sram: {setting.sram >> 10}KiB}}")
+    elif target:
+        lines.append("    dla: null")
     return "\n".join(lines) + "\n"
 
 
@@ -62,7 +83,8 @@ def draw(measured: Sequence[Measured], best: Measured, title: str) -> str:
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
         f'<text x="{_LEFT}" y="24" font-size="16">{escape(title)}</text>',
     ]
-    for place, (colour, what) in zip((_LEFT + 6, _LEFT + 140, _LEFT + 240), _LEGEND, strict=True):
+    kinds = [kind for number, kind in enumerate(_LEGEND) if any(_kind(each, best) == number for each in good)]
+    for place, (colour, what) in zip((_LEFT + 6, _LEFT + 140, _LEFT + 240), kinds, strict=False):
         lines.append(f'<circle cx="{place}" cy="44" r="5" fill="{colour}"/><text x="{place + 10}" y="48">{what}</text>')
     for rate in up:
         lines.append(f'<line x1="{_LEFT}" x2="{right}" y1="{y(rate)}" y2="{y(rate)}" stroke="#ddd"/>')
@@ -73,13 +95,24 @@ def draw(measured: Sequence[Measured], best: Measured, title: str) -> str:
         f'<text transform="translate(20 {bottom - high / 2}) rotate(-90)" text-anchor="middle">samples a second</text>'
     )
     for each in good:
-        colour = _LEGEND[2 if each is best else 0 if len(each.combination.parts) == 1 else 1][0]
+        colour = _LEGEND[_kind(each, best)][0]
         said = escape(f"{each.combination}: {each.rate:.1f} samples/s, p99 {each.p99:.2f} ms")
         lines.append(
             f'<circle cx="{x(each.p99)}" cy="{y(each.rate)}" r="{7 if each is best else 4}" fill="{colour}" '
             f'fill-opacity="0.8"><title>{said}</title></circle>'
         )
+    # Beside the best one, on the side where there is room.
+    side, off = ("end", -12) if best.p99 > across[-1] / 2 else ("start", 12)
+    lines.append(
+        f'<text x="{x(best.p99)}" y="{y(best.rate)}" dx="{off}" dy="4" text-anchor="{side}">'
+        f"{escape(str(best.combination))}</text>"
+    )
     return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _kind(measured: Measured, best: Measured) -> int:
+    """Its line of the legend."""
+    return 2 if measured is best else 0 if len(measured.combination.parts) == 1 else 1
 
 
 def _ticks(most: float) -> list[float]:

@@ -21,6 +21,7 @@ def output_allocator(trt: Any, take: Callable[[int], int], give: Callable[[int],
             self.problem: Exception | None = None
 
         def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
+            self.problem = None
             size = max(1, size)  # TensorRT wants an address for an empty output too
             try:
                 if size > self.size:

@@ -20,7 +20,7 @@ from trtforge.errors.backend import (
 )
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.environment import MissingPackage
-from trtforge.errors.native import NativeCalibrationFailed, NotOffered
+from trtforge.errors.native import NativeCalibrationFailed, NotOffered, TimingCacheMiss
 from trtforge.progress import Task
 
 TIMEOUT_VARIABLE = "TRTFORGE_BUILD_TIMEOUT"
@@ -147,7 +147,18 @@ class Conversation:
                 why=" | ".join((message, *self._errors)),
                 next="mend or drop the sample, or calibrate on a CPU: trtforge calibrate RECIPE",
             )
+        return self._refused(stage, message)
+
+    def _refused(self, stage: str, message: str) -> TrtforgeError:
+        job, name = self.job, self.job.compiler.name
         words = " | ".join(self._errors) or "the compiler gave no reason"
+        if stage == "timing" or (job.options.timing_locked and "errorOnMiss" in words):  # as TensorRT's log has it
+            return TimingCacheMiss(
+                f"{name} cannot build by the pinned kernel times alone",
+                where=job.label,
+                why=message or f"it wants a kernel that is not in the timing cache (compiler: {words})",
+                next="build on the GPU and TensorRT that the lock names; or without --locked, to measure and pin anew",
+            )
         return CompilerRefused(
             f"{name} could not compile the graph",
             where=f"{job.label}, while {self.phase!r}",

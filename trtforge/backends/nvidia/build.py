@@ -21,7 +21,7 @@ Emit = Callable[..., None]
 
 
 class Failed(Exception):
-    """``stage``: parse, options, calibrate or build; ``facts``: more for the event."""
+    """``stage``: parse, options, timing, calibrate or build; ``facts``: more for the event."""
 
     def __init__(self, stage: str, message: str = "", **facts: Any) -> None:
         super().__init__(message)
@@ -44,19 +44,23 @@ def build(trt: Any, job: Mapping[str, Any], emit: Emit, samples: int | None = No
         parser = _parse(trt, network, logger, job["onnx"], options, emit)  # holds the weights until the build is over
         parsed = time.perf_counter()
         config = configure.configure(trt, builder, network, options)
-        configure.use_timing_cache(trt, config, options)
+        times = configure.use_timing_cache(trt, config, options)
     except Unsupported as error:
-        raise Failed("options", str(error)) from error
+        raise Failed(error.stage, str(error)) from error
     if features(trt).progress:
         config.progress_monitor = _monitor(trt, emit)
-    meant = configure.placement(trt, network, config) if options.dla is not None else []
     calibrator = _calibrator(trt, network, options, samples)
     if calibrator is not None:
         config.int8_calibrator = calibrator
+    meant = configure.placement(trt, network, config) if options.dla is not None else []
     plan = builder.build_serialized_network(network, config)
     cache = _finish_calibration(calibrator, built=plan is not None)
     if plan is None:
         raise Failed("build")
+    try:
+        configure.keep_timing_cache(config, options, times)
+    except Unsupported as error:
+        raise Failed(error.stage, str(error)) from error
     _write(Path(job["plan"]), plan)
     del parser
     facts = {
@@ -67,8 +71,6 @@ def build(trt: Any, job: Mapping[str, Any], emit: Emit, samples: int | None = No
         "placement": meant,
         "calibration": cache,
     }
-    if options.timing_cache is not None:
-        configure.keep_timing_cache(config, Path(options.timing_cache))
     if options.inspect is not None:
         core = options.dla.core if options.dla is not None else None
         host_code = options.version_compatible

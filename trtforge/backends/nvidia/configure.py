@@ -28,6 +28,14 @@ TYPES = {
 class Unsupported(Exception):
     """The options ask for what this TensorRT, or this machine, has not. The text says what and why."""
 
+    stage = "options"
+
+
+class TimeMissing(Unsupported):
+    """A build that may measure nothing wants a time that is not in its timing cache."""
+
+    stage = "timing"
+
 
 def network_flags(trt: Any, options: Options) -> int:
     """The argument of `Builder.create_network`."""
@@ -106,7 +114,8 @@ def _tensors(trt: Any, network: Any, options: Options) -> None:
                 there[name].dtype = _type(trt, wanted.dtype)
                 if wanted.dtype == "int8":
                     _give_range(there[name], wanted)
-            if wanted.format != "linear" or options.direct_io:
+            # By default TensorRT may take any format, so the plain one is asked for too; a loadable has none such.
+            if wanted.format != "linear" or options.dla is None or not options.dla.standalone:
                 there[name].allowed_formats = 1 << int(getattr(trt.TensorFormat, wanted.format.upper()))
 
 
@@ -126,22 +135,32 @@ def _give_range(tensor: Any, wanted: Tensor) -> None:
 
 def _profile(builder: Any, network: Any, config: Any, wanted: Mapping[str, Tensor], known: Features) -> None:
     """One profile, where an input has open sizes."""
-    if not any(size < 0 for tensor in inputs(network).values() for size in tensor.shape):
+    there = inputs(network)
+    if steering := [name for name, tensor in there.items() if tensor.is_shape_tensor]:
+        raise Unsupported(f"the input {steering[0]!r} gives sizes to the network; only tensors of data are taken here")
+    if not any(size < 0 for tensor in there.values() for size in tensor.shape):
         if ranged := [name for name, each in wanted.items() if each.shapes is not None]:
             raise Unsupported(f"the recipe has a range for {ranged[0]!r}, and the graph's sizes are fixed")
         return
     profile = builder.create_optimization_profile()
-    for name, tensor in inputs(network).items():
-        shapes = wanted[name].shapes if name in wanted else None
+    for name, tensor in there.items():
+        shapes, sizes = wanted[name].shapes if name in wanted else None, list(tensor.shape)
+        if shapes is None and min(sizes, default=0) >= 0:
+            continue  # of fixed sizes, beside one that has a range
         if shapes is None:
-            raise Unsupported(f"the input {name!r} has open sizes {list(tensor.shape)} and no range for them")
-        if tensor.is_shape_tensor:
-            raise Unsupported(f"the input {name!r} gives sizes to the network; only tensors of data have a range here")
+            raise Unsupported(f"the input {name!r} has open sizes {sizes} and no range for them")
+        if not all(_fits(shape, sizes) for shape in shapes):
+            ends = f"{list(shapes[0])} to {list(shapes[2])}"
+            raise Unsupported(f"the recipe's range of {name!r} is {ends}, and the graph has {sizes}; -1 alone is open")
         profile.set_shape(name, *shapes)
     if config.add_optimization_profile(profile) < 0:
         raise Unsupported("TensorRT refused the range of the inputs' sizes")
     if known.calibrators:
         config.set_calibration_profile(profile)
+
+
+def _fits(shape: tuple[int, ...], sizes: list[int]) -> bool:
+    return len(shape) == len(sizes) and all(size in (-1, given) for given, size in zip(shape, sizes, strict=True))
 
 
 def _dla(trt: Any, builder: Any, config: Any, dla: Dla) -> None:
@@ -178,28 +197,41 @@ def _portability(trt: Any, config: Any, options: Options, known: Features) -> No
             raise Unsupported(f"this TensorRT-RTX has no ComputeCapability.{name}")
 
 
-def use_timing_cache(trt: Any, config: Any, options: Options) -> None:
-    """Kernels' times of earlier builds. Raises Unsupported for a file of another TensorRT or GPU under the lock."""
+def use_timing_cache(trt: Any, config: Any, options: Options) -> bytes:
+    """Kernels' times of earlier builds; as TensorRT writes them down now. Raises TimeMissing.
+
+    Where nothing may be measured anew, a file of another TensorRT or GPU is refused.
+    """
     if options.timing_cache is None:
-        return
-    path, known = Path(options.timing_cache), features(trt)
+        return b""
+    path = Path(options.timing_cache)
     content = path.read_bytes() if path.exists() else b""
     cache = config.create_timing_cache(content)  # None for bytes that are none
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         if options.timing_locked:
-            raise Unsupported(f"the timing cache {path} is of another TensorRT, GPU or driver, or damaged")
+            raise TimeMissing("the timing cache is of another TensorRT, GPU or driver, or damaged")
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    if options.timing_locked:
-        if not known.timing_cache_locked:
-            raise Unsupported(f"TensorRT {trt.__version__} cannot say that a kernel was not in the timing cache")
+    if options.timing_locked and features(trt).timing_cache_locked:
         config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
+    return _times(config)
 
 
-def keep_timing_cache(config: Any, path: Path) -> None:
-    """Whole or not at all: the next build reads it. Whoever started this one holds the file's lock."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(bytes(memoryview(config.get_timing_cache().serialize())))
-    part.replace(path)
+def keep_timing_cache(config: Any, options: Options, before: bytes) -> None:
+    """Into its file; where nothing may be measured anew, nothing has been: TimeMissing.
+
+    That the times did not change is looked at with every release. 8.6 has no flag for it, and under 11.0 builds were
+    seen to measure in spite of theirs.
+    """
+    if options.timing_cache is None:
+        return
+    if not options.timing_locked:
+        Path(options.timing_cache).write_bytes(_times(config))
+    elif _times(config) != before:
+        raise TimeMissing("TensorRT measured kernels that are not in the timing cache")
+
+
+def _times(config: Any) -> bytes:
+    return bytes(memoryview(config.get_timing_cache().serialize()))
 
 
 def placement(trt: Any, network: Any, config: Any) -> list[dict[str, Any]]:

@@ -46,8 +46,8 @@ class Options:
     ``calibration``: how INT8 ranges are given where the graph has no Q/DQ: "cache" from the file of that name beside
     the job, "samples" from the parent, and the calibrator's algorithm. ``float_layers``: not in INT8.
     ``stock_plugins``: load NVIDIA's own.
-    ``timing_cache``: a file, read if there, written after the build; ``timing_locked``: a kernel that is not in it is
-    an error. ``inspect``: file for the engine inspector's JSON; the plan is read back for it.
+    ``timing_cache``: a file, read if there, written after the build; ``timing_locked``: it is only read, and a kernel
+    that is not in it is an error. ``inspect``: file for the engine inspector's JSON; the plan is read back for it.
     """
 
     workspace: int

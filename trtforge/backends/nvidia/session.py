@@ -114,6 +114,10 @@ class PlanSession:
         engine, borders = self._engine, {}
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
+            if engine.get_tensor_location(name) == self._trt.TensorLocation.HOST:
+                raise self._refusal(
+                    f"{name!r} is sizes, which the engine wants in the CPU's memory; only data is run here"
+                )
             dtype, layout = self._numpy_type(name), engine.get_tensor_format(name).name.lower()
             seen = np.dtype(outside.get(name, dtype.name))
             if dtype == np.int8 and seen != np.int8 and name not in scales:

@@ -6,6 +6,7 @@ configures and builds is TensorRT-RTX's too, which does run here.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from trtforge.cache import cache_dir
 from trtforge.digest import sha256_file
 from trtforge.errors.backend import NeedsDevice, PlanNotAsAsked
 from trtforge.errors.native import DlaNotHere, EngineNotAsAsked, NotOffered
+from trtforge.files import write_bytes
+from trtforge.targets.load import version_tuple
 
 if TYPE_CHECKING:
     from trtforge.backends.nvidia.answer import Compiled
@@ -30,8 +33,14 @@ if TYPE_CHECKING:
     from trtforge.backends.tensorrt_.lower import Lowered
     from trtforge.surgery.op import Creator
 
+FIRST = (8, 6)
+"""The oldest TensorRT that is driven from Python; kits for older ones are for trtexec."""
+
 ENGINE_FILE = "model.plan"
 LAYERS_FILE = "layers.json"
+TIMING_FILE = "timing.cache"
+"""The kernels' times that an engine was built by, beside it: what the lock pins, and `--locked` builds by again."""
+
 _NUMPY = {kind: name for name, kind in TYPES.items()} | {"BF16": "bfloat16", "FP8": "float8_e4m3fn"}
 _WHY = "native TensorRT compiles on the device itself: it times kernels on the GPU or DLA it compiles for"
 
@@ -66,10 +75,10 @@ class NativeTensorRT:
         return stock(tensorrt) | _ours(tensorrt or "", ours()), False
 
     def compile(self, request: CompileRequest) -> CompileResult:
-        """Write ``model.plan`` and ``layers.json``, the engine inspector's, into ``request.workdir``.
+        """Write ``model.plan``, ``layers.json`` (the engine inspector's) and ``timing.cache`` into ``request.workdir``.
 
         Raises NeedsDevice, DlaNotHere, NotOffered, ParserRefused, CompilerRefused, CompilerDied, CompilerTimeout,
-        EngineNotAsAsked, PlanNotAsAsked; errors of the graph and of Q/DQ insertion.
+        TimingCacheMiss, EngineNotAsAsked, PlanNotAsAsked; errors of the graph and of Q/DQ insertion.
         """
         self._check_here(request)
         release = environment.version()
@@ -94,7 +103,7 @@ class NativeTensorRT:
         compiler = Compiler("tensorrt", "TensorRT", environment.INSTALL, environment.child_environment())
         label = f"compile for {request.target.key} (TensorRT {release})"
         job = CompileJob(compiler, parsed, plan, options, label, tuple(kinds))
-        with _timing_cache_held(options):
+        with _timed(request, options):
             compiled = run(job, timeout=timeout_seconds(), progress=request.progress)
         for warning in compiled.warnings:
             request.progress.warn(f"TensorRT: {warning}")
@@ -102,10 +111,12 @@ class NativeTensorRT:
         if not standalone:  # a loadable is no plan, and TensorRT does not read it
             _check_plan(plan, compiled)
             _check_engine(request, options, compiled)
-        layers = {} if standalone else {LAYERS_FILE: request.workdir / LAYERS_FILE}
+        beside = {} if standalone else {LAYERS_FILE: request.workdir / LAYERS_FILE}
+        if options.timing_cache is not None:
+            beside[TIMING_FILE] = Path(options.timing_cache)
         cubins = plugins.write_cubins(kinds, request.target.sm or "", request.workdir)
         return CompileResult(
-            files={ENGINE_FILE: plan, **layers, **cubins},
+            files={ENGINE_FILE: plan, **beside, **cubins},
             inputs=_specs(compiled, "input"),
             outputs=_specs(compiled, "output"),
             report=_report(request, lowered, options, compiled, plan) | plugins.facts(kinds, lowered.plugins),
@@ -143,11 +154,18 @@ def _ours(release: str, creators: frozenset[Creator]) -> frozenset[Creator]:
 
 def known_features(release: str) -> Features:
     """Of the installed release. Raises NotOffered."""
-    known = documented(".".join(release.split(".")[:3]))
+    short = ".".join(release.split(".")[:3])
+    known, version = documented(short), version_tuple(short)
+    if version is not None and version < FIRST:
+        raise NotOffered(
+            f"TensorRT {release} is too old to be driven from here",
+            why="its Python module lacks what 8.6 brought: compatibility levels, reading engines back in full",
+            next="update JetPack; or unpack the kit and run NVIDIA's trtexec, by `on_device` in its kit.json",
+        )
     if known is None:
         raise NotOffered(
             f"trtforge does not know TensorRT {release}",
-            why="its table begins with TensorRT 8 and goes by the version of the installed package",
+            why="it goes by the version of the installed package",
             next="install a TensorRT from 8.6 to 11.x with its package record (`pip show tensorrt`)",
         )
     return known
@@ -170,8 +188,9 @@ def _check_dla(request: CompileRequest, release: str) -> None:
 
 def build_options(request: CompileRequest, lowered: Lowered, known: Features, workdir: Path) -> Options:
     """What the builder is told. Writes the calibration cache into ``workdir``."""
-    engine, target = request.engine, request.target
-    calibration = None
+    from trtforge.backends.tensorrt_.lower import border_scale
+
+    engine, calibration = request.engine, None
     if lowered.cache is not None:
         path = workdir / "calibration.cache"
         lowered.cache.save(path)
@@ -181,20 +200,21 @@ def build_options(request: CompileRequest, lowered: Lowered, known: Features, wo
             spec.dtype,
             spec.format,
             None if spec.range is None else (spec.range.min, tuple(spec.shape), spec.range.max),
-            _scale(request, name, spec.dtype),
+            border_scale(request, name, spec.dtype),
         )
         for name, spec in engine.inputs.items()
     }
     outputs = {
-        name: Tensor(spec.dtype, spec.format, scale=_scale(request, name, spec.dtype))
+        name: Tensor(spec.dtype, spec.format, scale=border_scale(request, name, spec.dtype))
         for name, spec in engine.outputs.items()
     }
+    unsaid = [value.name for value in request.model.proto.graph.output if value.name not in outputs]
     standalone = engine.dla is not None and engine.dla.standalone
     return Options(
         workspace=memory_bytes(engine.workspace),
         precision=lowered.precision,
         inputs=inputs,
-        outputs=outputs,
+        outputs=outputs | {name: Tensor() for name in unsaid},
         calibration=calibration,
         float_layers=lowered.float_layers,
         dla=_dla(request),
@@ -203,17 +223,10 @@ def build_options(request: CompileRequest, lowered: Lowered, known: Features, wo
         optimization_level=engine.builder.optimization_level,
         version_compatible=engine.builder.version_compatible,
         hardware_compatibility=engine.builder.hardware_compatibility,
-        timing_cache=str(timing_cache(target.key, environment.version())) if engine.builder.timing_cache else None,
-        timing_locked=request.locked and engine.builder.timing_cache,
+        timing_cache=str(workdir / TIMING_FILE) if engine.builder.timing_cache else None,
+        timing_locked=request.timing is not None and engine.builder.timing_cache,
         inspect=None if standalone else str(workdir / LAYERS_FILE),
     )
-
-
-def _scale(request: CompileRequest, name: str, dtype: str) -> float | None:
-    """Of an input or output that is INT8 in the engine; None where calibration has no range for it."""
-    if dtype != "int8" or request.scales is None or name not in request.scales.ranges:
-        return None
-    return float(request.scales.ranges[name].usable_scale)
 
 
 def _dla(request: CompileRequest) -> Dla | None:
@@ -234,18 +247,36 @@ def _dla(request: CompileRequest) -> Dla | None:
 
 
 @contextmanager
-def _timing_cache_held(options: Options) -> Iterator[None]:
-    """Two builds for one target, one after the other: each reads what the one before has measured."""
+def _timed(request: CompileRequest, options: Options) -> Iterator[None]:
+    """The build's own file of kernels' times: what the lock pins; else what builds for this target have measured here.
+
+    Then what it measured itself is kept for the next. Two builds for one target go one after the other: each reads what
+    the one before has measured, and none disturbs the other's measuring.
+    """
     if options.timing_cache is None:
         yield
         return
-    with FileLock(Path(options.timing_cache).with_suffix(".lock")):
+    own = Path(options.timing_cache)
+    if request.timing is not None:
+        shutil.copyfile(request.timing, own)
         yield
+        return
+    shared = timing_cache(request.target.key, environment.version())
+    with FileLock(shared.with_suffix(".lock")):
+        if shared.exists():
+            shutil.copyfile(shared, own)
+        yield
+        write_bytes(shared, own.read_bytes())
+
+
+def timing_folder() -> Path:
+    """Where measured times of kernels lie on this machine."""
+    return cache_dir() / "timing"
 
 
 def timing_cache(target: str, release: str) -> Path:
-    """Where measured times of kernels lie: they hold for one device and one TensorRT."""
-    path = cache_dir() / "timing" / f"{target.replace('/', '-')}-tensorrt-{release}.cache"
+    """The file for one device and one TensorRT: its times hold for no other."""
+    path = timing_folder() / f"{target.replace('/', '-')}-tensorrt-{release}.cache"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -318,7 +349,8 @@ def _report(
         "plan_sha256": sha256_file(plan),
     }
     if options.timing_cache is not None:
-        report["timing_cache"] = sha256_file(Path(options.timing_cache))
+        known = {"target": request.target.key, "tensorrt": compiled.version}
+        report["timing_cache"] = known | {"sha256": sha256_file(Path(options.timing_cache))}
     if request.plugins is not None:
         report["surgery"] = request.plugins.to_json()
     return report | {"summary": _summary(compiled, report)}
@@ -334,8 +366,10 @@ def _outside(request: CompileRequest) -> dict[str, str]:
 
 def _border_scales(request: CompileRequest, engine: Mapping[str, Any]) -> dict[str, float]:
     """Scales of INT8 inputs and outputs: a program that feeds floats divides by them."""
+    from trtforge.backends.tensorrt_.lower import border_scale
+
     int8 = [name for name, tensor in engine.get("tensors", {}).items() if tensor["dtype"] == "INT8"]
-    found = {name: _scale(request, name, "int8") for name in int8}
+    found = {name: border_scale(request, name, "int8") for name in int8}
     return {name: scale for name, scale in found.items() if scale is not None}
 
 

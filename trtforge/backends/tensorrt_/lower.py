@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from trtforge.backends.nvidia.features import Features
-from trtforge.backends.tensorrt_.int8_inputs import quantized_outside
+from trtforge.backends.tensorrt_.typed_borders import with_border
 from trtforge.errors.native import NotOffered
 from trtforge.graph.shapes import freeze_inputs
 from trtforge.scales.codecs.qdq import insert
@@ -45,8 +45,6 @@ class Lowered:
 def lower(request: CompileRequest, known: Features, release: str) -> Lowered:
     """``known``, ``release``: of the TensorRT that will compile, "10.3.0". Raises ONX, CAL and BLD errors."""
     precision = request.engine.precision
-    if uses_ours(request) or not known.precision_flags:
-        _check_borders(request, release)
     if uses_ours(request):
         return _with_ours(request)
     model = with_plugins(request)
@@ -54,32 +52,29 @@ def lower(request: CompileRequest, known: Features, release: str) -> Lowered:
         skip = request.engine.quantize.skip if precision == "int8" else ()
         return Lowered(model, precision, _cache(request, release), skip)
     if precision == "int8" and request.scales is not None:
-        model = _int8_inputs(request, insert(model, request.scales, request.engine.quantize)[0])
-    return Lowered(_half(model, precision), "typed", None, ())
+        model = insert(model, request.scales, request.engine.quantize)[0]
+    return _typed(request, model)
 
 
-def _check_borders(request: CompileRequest, release: str) -> None:
-    """A network that says its types says those of its inputs and outputs too; INT8 inputs alone can be had of it.
+def border_scale(request: CompileRequest, name: str, dtype: str) -> float | None:
+    """Of an input or output that is INT8 in the engine; None where calibration has no range for it."""
+    if dtype != "int8" or request.scales is None or name not in request.scales.ranges:
+        return None
+    return float(request.scales.ranges[name].usable_scale)
+
+
+def _typed(request: CompileRequest, model: Model, plugins: tuple[PluginNodes, ...] = ()) -> Lowered:
+    """A network that says its types: those of its layers, then those of the recipe's inputs and outputs.
 
     Raises NotOffered.
     """
-    engine, int8 = request.engine, request.engine.precision == "int8"
-    inputs = {f"inputs.{name}": spec.dtype for name, spec in engine.inputs.items() if spec.dtype != "int8" or not int8}
-    outputs = {f"outputs.{name}": spec.dtype for name, spec in engine.outputs.items()}
-    for place, dtype in (inputs | outputs).items():
-        if dtype in ("int8", "float16"):
-            why = f"TensorRT {release} computes in the types of the graph here, and the graph says float32 there"
-            raise _not_offered(request, place, dtype, why)
-
-
-def _int8_inputs(request: CompileRequest, model: Model) -> Model:
-    """The Q/DQ graph with the recipe's INT8 inputs. Raises NotOffered."""
-    for name, spec in request.engine.inputs.items():
-        if spec.dtype == "int8":
-            model, why = quantized_outside(model, [name])
+    model = _half(model, request.engine.precision)
+    for side, specs in (("inputs", request.engine.inputs), ("outputs", request.engine.outputs)):
+        for name, spec in specs.items():
+            model, why = with_border(model, name, spec.dtype, border_scale(request, name, spec.dtype))
             if why:
-                raise _not_offered(request, f"inputs.{name}", spec.dtype, why)
-    return model
+                raise _not_offered(request, f"{side}.{name}", spec.dtype, why)
+    return Lowered(model, "typed", None, (), plugins)
 
 
 def _not_offered(request: CompileRequest, place: str, dtype: str, why: str) -> NotOffered:
@@ -103,8 +98,7 @@ def _with_ours(request: CompileRequest) -> Lowered:
     if request.engine.precision == "int8" and request.scales is not None:
         graph = insert(graph, request.scales, request.engine.quantize)[0]
     graph, lowered = apply(source, graph, request.plugins, request.situation)
-    graph = _int8_inputs(request, graph)
-    return Lowered(_half(graph, request.engine.precision), "typed", None, (), tuple(lowered))
+    return _typed(request, graph, tuple(lowered))
 
 
 def _half(model: Model, precision: str) -> Model:
