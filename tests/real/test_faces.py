@@ -47,6 +47,7 @@ engines:
     calibration: {set: ../data/calibration.yaml}
     verify: {set: ../data/heldout.yaml, metric: cosine, at_least: 0.99}
 """
+RELU = RECIPE.replace("  faces:", "  faces-relu:").replace("surgery: [", "surgery: [relu6-to-relu, ")
 FLOAT = RECIPE.split("    precision: int8", 1)[0].replace("  faces:", "  faces-fp32:") + "    precision: fp32\n"
 
 FACES = {"camera": 1, "sample4": 3, "sample5": 4, "sample6": 1}
@@ -71,7 +72,7 @@ def test_int8_finds_the_faces_that_fp32_finds(workshop, script) -> None:
     unseen = [f"{skimage}/camera.png", *(f"sample{number}.jpg" for number in (4, 5, 6))]
     for name, entries in (("calibration", seen), ("heldout", unseen)):
         (root / "data" / f"{name}.yaml").write_text("samples:\n" + "".join(f"  - {entry}\n" for entry in entries))
-    for name, recipe in (("faces", RECIPE), ("faces-fp32", FLOAT)):
+    for name, recipe in (("faces", RECIPE), ("faces-relu", RELU), ("faces-fp32", FLOAT)):
         workshop.recipe(name, recipe)
         workshop.build(recipe=name)
         engine = f"engines/{name}/{name}"
@@ -79,7 +80,8 @@ def test_int8_finds_the_faces_that_fp32_finds(workshop, script) -> None:
         assert done.code == 0, done.err
     compare = script("recipes/ssd_mobilenet/compare.py")
     for photograph, faces in FACES.items():
-        files = [next((root / "out" / name).glob(f"*{photograph}*.npz")) for name in ("faces-fp32", "faces")]
-        got = compare.agreement(*(dict(np.load(file)) for file in files))
-        assert (got.first, got.second, len(got.overlaps)) == (faces, faces, faces), photograph
-        assert min(got.overlaps) > 0.9 and max(got.scores) < 0.05, photograph
+        for name in ("faces", "faces-relu"):
+            files = [next((root / "out" / each).glob(f"*{photograph}*.npz")) for each in ("faces-fp32", name)]
+            got = compare.agreement(*(dict(np.load(file)) for file in files))
+            assert (got.first, got.second, len(got.overlaps)) == (faces, faces, faces), (photograph, name)
+            assert min(got.overlaps) > 0.9 and max(got.scores) < 0.05, (photograph, name)
