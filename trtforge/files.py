@@ -18,8 +18,13 @@ from typing import Any, BinaryIO
 def atomic_open(path: Path) -> Iterator[BinaryIO]:
     """Open a binary file that appears at ``path`` only when the block ends without an error.
 
+    What is no file, `/dev/stdout` or a pipe, is written to and never replaced: root would take it from everybody.
     Raises OSError, which names ``path`` where the system named no file: it does not for a write.
     """
+    if path.parent in (Path("/dev"), Path("/dev/fd")) or not (path.is_file() or path.is_dir() or not path.exists()):
+        with path.open("wb") as stream:
+            yield stream
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)

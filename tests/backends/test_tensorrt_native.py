@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 from trtforge.backends.base import CompileRequest
@@ -96,29 +95,6 @@ def asked(residual: Any, tmp_path: Path) -> Any:
         return replace(request, target=get(target), engine=request.engine.model_copy(update=engine))
 
     return asked
-
-
-class Test_lowering:
-    def test_a_cache_for_the_release_and_the_device(self, asked: Any) -> None:
-        gpu = lower(asked("orin-agx-64gb/gpu"), documented("8.6.2"), "8.6.2")
-        assert (gpu.cache.version, gpu.cache.algorithm, gpu.precision) == (8602, "MinMaxCalibration", "int8")
-        dla = lower(asked("orin-agx-64gb/dla"), documented("10.3.0"), "10.3.0.26")
-        assert (dla.cache.version, dla.cache.algorithm) == (100300, "EntropyCalibration2")
-        assert {node.op_type for node in gpu.model.proto.graph.node}.isdisjoint({"QuantizeLinear"})
-
-    def test_types_and_nodes_since_11(self, asked: Any) -> None:
-        int8 = lower(asked("a30"), documented("11.4.1"), "11.4.1")
-        assert (int8.precision, int8.cache) == ("typed", None)
-        assert "QuantizeLinear" in {node.op_type for node in int8.model.proto.graph.node}
-        half = lower(asked("a30", "fp16"), documented("11.4.1"), "11.4.1")
-        kinds = {weight.data_type for weight in half.model.proto.graph.initializer}
-        assert onnx.TensorProto.FLOAT16 in kinds and half.precision == "typed"
-
-    def test_open_sizes_stay_open(self, asked: Any) -> None:
-        shape = asked("a30").engine.inputs["x"].shape
-        ranged = InputSpec(shape=shape, range=SizeRange(min=shape, max=(8, *shape[1:])))
-        (taken,) = lower(asked("a30", inputs={"x": ranged}), documented("10.3"), "10.3.0").model.proto.graph.input
-        assert taken.type.tensor_type.shape.dim[0].dim_param == "n"
 
 
 class Test_options:

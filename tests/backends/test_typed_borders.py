@@ -182,6 +182,22 @@ def test_only_the_callers_own_quantization_goes() -> None:
     assert [each.tolist() for each in session.run(None, feeds)] == [[4, -6], [3, 1], [2, 0]]
 
 
+OLD = """<ir_version: 3, opset_import: ["": 13]>
+net (float[2] x, float s, int8 z, float w) => (float[2] y) <float s = {0.5}, int8 z = {0}, float w = {2}>
+{ q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, t, z)  y = Mul(d, w) }"""
+
+
+def test_constants_of_old_models_are_no_inputs_afterwards() -> None:
+    """Before IR 4 each initializer is an input too: one that goes must not stay as an input that a caller gives."""
+    proto = onnx.parser.parse_model(OLD)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.5, np.float32), "t"))
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("t", onnx.TensorProto.FLOAT, []))
+    made, why = with_border(Model(proto), "x", "int8", 0.5)
+    assert why == "" and [value.name for value in made.proto.graph.input] == ["x", "z", "w", "t"]
+    (y,) = open_session(made.proto, None, session_options()).run(None, {"x": np.array([4, -6], np.int8)})
+    assert y.tolist() == [4, -6]
+
+
 def test_what_cannot_be(asked: Ask) -> None:
     others = Model(onnx.parser.parse_model(OTHERS))
     assert with_border(others, "i", "int8", 0.5) == (others, "the graph says int64 there")

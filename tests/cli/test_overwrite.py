@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import onnx
@@ -112,6 +113,23 @@ def test_a_link_is_told_with_the_name_that_was_given(shop) -> None:
     assert "both have this name" in refused(shop, [*CONVERT, "q.onnx", *TO_CACHE], "OUT")
 
 
+def test_no_result_goes_over_weights_that_go_with_another(shop) -> None:
+    """A model that is written takes its external data along, under its name."""
+    q = onnx.load(shop.root / "q.onnx")
+    onnx.save(q, shop.root / "far.onnx", save_as_external_data=True, location="far.bin", size_threshold=0)
+    (shop.root / "d").mkdir()
+    to_plain = ["scales", "convert", "far.onnx", "d/o.cache", *TO_CACHE, "--plain", "d/p.onnx", "--precisions"]
+    refused(shop, [*to_plain, "d/far.bin"], "--precisions would be written over the weights of --plain")
+    assert shop.forge(*to_plain, "d/layers.json").code == 0
+    assert sorted(path.name for path in (shop.root / "d").iterdir()) == ["far.bin", "layers.json", "o.cache", "p.onnx"]
+
+
+def test_a_sweep_does_not_go_over_its_recipe(shop) -> None:
+    (shop.root / "recipes/host.yaml").rename(shop.root / "recipes/cpu.yaml")
+    tune = ["tune", "recipes/cpu.yaml", "--batches", "1", "--streams", "1", "--seconds", "0.1", "--out", "recipes"]
+    refused(shop, tune, "a result would be written over the recipe")
+
+
 def test_a_kit_does_not_go_over_its_key(shop) -> None:
     (shop.root / "key.pem").write_text("a key")
     refused(shop, ["build", "recipes/top.yaml", "--out", "key.pem", "--sign", "key.pem"], "the kit would be written ov")
@@ -159,3 +177,15 @@ def test_labels_do_not_go_over_the_set_the_model_or_the_engine(ward) -> None:
     )
     page = [*run, "data/case_4/imaging.nii.gz", "--model", "page.html", "--html", "page.html"]
     refused(ward, page, "the page would be written over the FP32 model")
+
+
+def test_a_pipe_is_written_to_and_stays_one(shop) -> None:
+    """Also `/dev/stdout` and `/dev/null`, which root would take from every other program."""
+    pipe, got = shop.root / "pipe", list[bytes]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    done = shop.forge("scales", "convert", "x.cache", "pipe", "--to", "trt-cache")
+    assert done.code == 0 and pipe.is_fifo()
+    reader.join(10)
+    assert got == [(shop.root / "x.cache").read_bytes()]

@@ -186,3 +186,39 @@ def test_refusals_say_what_to_do(shop, options: list[str], code: str, said: str)
     done = shop.forge("scales", "convert", *options)
     assert f"error[{code}]" in done.err and said in done.err
     assert not (shop.root / options[1]).exists()
+
+
+def test_scales_that_a_form_cannot_hold_are_told(shop) -> None:
+    """A subnormal one cannot be divided by; 127 times a huge one is beyond float32."""
+    body = '<ir_version: 8, opset_import: ["" : 17]> g (float[1,2,3,3] x) => (float[1,2,3,3] out) { out = Conv(x, w) }'
+    model = parse_model(body)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 2, 1, 1), np.float32), "w"))
+    onnx.save(model, shop.root / "net.onnx")
+    (shop.root / "tiny.cache").write_text("TRT-8602-MinMaxCalibration\nx: 000116c2\n")
+    to_qdq = ["scales", "convert", "tiny.cache", "q.onnx", "--to", "qdq", "--model", "net.onnx"]
+    done = shop.forge(*to_qdq)
+    assert "1 scale is too small to divide by, of tensors that are zero in effect, and 1 now: x" in done.out
+    assert shop.forge(*to_qdq, "--json").json["qdq"]["zero_range"] == ["x"]
+    (shop.root / "huge.cache").write_text("TRT-8602-MinMaxCalibration\nx: 7f61b1e6\n")
+    done = shop.forge("scales", "convert", "huge.cache", "o.json", "--to", "ort-json")
+    assert "1 scale is rounded: a limit, 127 scales, is a float32 here" in done.out
+
+
+def test_a_model_without_a_quantized_activation_gives_no_scale(shop) -> None:
+    body = CONFLICT.replace("d1 = DequantizeLinear(q1, s, z)", "").replace("d2 = DequantizeLinear(q2, t, z)", "")
+    model = parse_model(body.replace("Conv(d1, w)", "Conv(x, w)").replace("Conv(d2, w)", "Conv(x, w)"))
+    for name, value in {"s": np.float32(1), "t": np.float32(2), "z": np.int8(0)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((2, 2, 1, 1), np.float32), "w"))
+    onnx.save(model, shop.root / "quantized.onnx")
+    done = to_cache(shop, "--tensorrt", "8.6.2")
+    assert done.code == 0 and "there is no scale to write" in done.err
+    again = shop.forge("scales", "convert", "net.cache", "o.json", "--to", "json")
+    assert "error[CAL201]" in again.err and "without a single scale" in again.err
+
+
+def test_a_name_that_is_neither_a_file_nor_an_engine(shop) -> None:
+    (shop.root / "folder").mkdir()
+    for name, said in (("folder", "it is a folder, no file"), ("nothing", "nor is there a file of this name")):
+        done = shop.forge("scales", "convert", name, "o.json", "--to", "json")
+        assert "error[ENG106]" in done.err and said in done.err

@@ -257,6 +257,14 @@ def test_save_keeps_a_strangers_file(external_model: Path, tmp_path: Path) -> No
         np.testing.assert_array_equal(read_tensor(saved, tensor), read_tensor(model, original))
 
 
+def test_the_models_own_name_is_no_place_for_its_data(external_model: Path, tmp_path: Path) -> None:
+    model = io.load(external_model)
+    io.save(model, tmp_path / "new" / "w.bin")
+    again = io.load(tmp_path / "new" / "w.bin")
+    for tensor, original in zip(again.proto.graph.initializer, model.proto.graph.initializer, strict=True):
+        np.testing.assert_array_equal(read_tensor(again, tensor), read_tensor(model, original))
+
+
 def test_save_copies_where_links_fail(external_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")

@@ -108,6 +108,9 @@ def test_a_dla_build(tmp_path: Path) -> None:
         {"name": "conv", "kind": "CONVOLUTION", "dla": True},
         {"name": "top", "kind": "TOPK", "dla": False},
     ]
+    for_dla = getattr(trt.OnnxParserFlag, "ADJUST_FOR_DLA", None)
+    assert module.recorder.of("OnnxParser.set_flag") == ([] if for_dla is None else [(for_dla,)])
+    assert (for_dla is None) == (chosen() == "8.6")
     with pytest.raises(Failed, match=r"DLA core 1 is not here: .* sees 1 on this machine"):
         run(make(**{"Builder.num_DLA_cores": 1}), tmp_path, options)
 
@@ -118,12 +121,29 @@ def test_open_sizes_get_a_profile(tmp_path: Path) -> None:
     module = make((-1, 3, 8, 8))
     run(module, tmp_path, Options(1 << 20, precision, inputs={"x": Tensor(shapes=shapes)}))
     assert module.recorder.of("IOptimizationProfile.set_shape") == [("x", *shapes)]
-    assert ("IBuilderConfig.set_calibration_profile" in module.recorder.names()) == KNOWN.calibrators
+    assert "IBuilderConfig.set_calibration_profile" not in module.recorder.names()
     with pytest.raises(Failed, match=r"open sizes .* and no range for them"):
         run(make((-1, 3, 8, 8)), tmp_path, Options(1 << 20, precision))
     wider = ((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 16, 8))
     with pytest.raises(Failed, match=r"range of 'x' is \[1, 3, 8, 8\] to \[4, 3, 16, 8\], and the graph has \[-1, 3"):
         run(make((-1, 3, 8, 8)), tmp_path, Options(1 << 20, precision, inputs={"x": Tensor(shapes=wider)}))
+
+
+def test_a_calibrator_goes_by_the_profile_of_open_sizes(tmp_path: Path) -> None:
+    """In a network that says its types there is no calibrator, and in TensorRT 11 no such call."""
+    if not KNOWN.calibrators:
+        return
+    cache = tmp_path / "c.cache"
+    cache.write_bytes(b"TRT-8602-MinMaxCalibration\nx: 3c010a14\n")
+    shapes = ((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))
+    given = {"cache": str(cache), "algorithm": "MinMaxCalibration"}
+    options = Options(1 << 20, "int8", inputs={"x": Tensor(shapes=shapes)}, calibration=given)
+    module = make((-1, 3, 8, 8))
+    run(module, tmp_path, options)
+    (made,) = module.recorder.of("IBuilderConfig.set_calibration_profile")
+    assert made == module.recorder.of("IBuilderConfig.add_optimization_profile")[0]
+    with pytest.raises(Failed, match="for its calibrator"):
+        run(make((-1, 3, 8, 8), **{"IBuilderConfig.set_calibration_profile": False}), tmp_path, options)
 
 
 def test_an_input_of_fixed_sizes_beside_an_open_one(tmp_path: Path) -> None:

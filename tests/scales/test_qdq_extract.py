@@ -209,6 +209,31 @@ def test_constant_nodes_hold_scales_too() -> None:
     assert [node.op_type for node in plain.proto.graph.node] == ["Conv"]
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        "s = Constant<value_float = 0.0625>()",
+        "s = Identity(k)",
+        "j = Constant<value_floats = [0.0625]>() s = Identity(j)",
+    ],
+)
+def test_scales_that_other_nodes_hold(made: str) -> None:
+    """Exporters share equal constants by Identity nodes; nothing of them is left in the plain graph."""
+    model = conv(CONV.replace("q = Quant", f"{made} q = Quant"), z=np.int8(0), k=np.float32(0.0625))
+    plain, table = extract(model)
+    assert table.ranges == {"x": TensorRange.from_scale(np.float32(0.0625))}
+    assert [node.op_type for node in plain.proto.graph.node] == ["Conv"]
+    assert [tensor.name for tensor in plain.proto.graph.initializer] == ["w"]
+
+
+def test_weights_behind_an_identity_are_weights() -> None:
+    body = CONV.replace(
+        "out = Conv(d, w)", "u = Identity(w) p = QuantizeLinear(u, s, z) r = DequantizeLinear(p, s, z) out = Conv(d, r)"
+    )
+    found = take_apart(conv(body, s=SCALE, z=np.int8(0)))
+    assert list(found.table.ranges) == ["x"] and [weight.tensor for weight in found.weights] == ["w"]
+
+
 def test_graph_output_behind_a_pair_keeps_its_name() -> None:
     body = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,2,3,3] x) => (float[1,2,3,3] out) {
         pre = Conv(x, w)
@@ -265,41 +290,6 @@ def test_captured_tensors_are_restored_inside_subgraphs() -> None:
     plain, _ = extract(conv(body, s=SCALE, z=np.int8(0)))
     onnx.checker.check_model(plain.proto, full_check=True)
     assert {inner.input[0] for a in plain.proto.graph.node[0].attribute for inner in a.g.node} == {"x"}
-
-
-@pytest.mark.parametrize(
-    ("body", "constants", "said"),
-    [
-        (CONV.replace("d = DequantizeLinear(q, s, z)", "d = Cast<to=1>(q)"), {}, "not only by DequantizeLinear"),
-        (CONV.replace("(q, s, z)", "(q, t, z)"), {"t": np.float32(1)}, "not that of the QuantizeLinear"),
-        (CONV, {"s": np.full(2, SCALE), "z": np.zeros(2, np.int8)}, "per tensor"),
-        (CONV, {"s": np.float32(0)}, "scale of 'x' is 0"),
-        (CONV, {"s": np.float32(np.nan)}, "scale of 'x' is nan"),
-        (CONV.replace("q = Quant", "s = Abs(t) q = Quant"), {"s": None, "t": np.float32(1)}, "computed in the graph"),
-        (
-            CONV.replace("q = QuantizeLinear(x, s, z)", "q = Cast<to=3>(x)"),
-            {},
-            "neither quantized in the graph nor a constant",
-        ),
-    ],
-)
-def test_forms_without_counterpart_are_refused(body: str, constants: dict[str, np.ndarray | None], said: str) -> None:
-    given_ = {"s": SCALE, "z": np.int8(0), **constants}
-    model = conv(body, **{name: value for name, value in given_.items() if value is not None})
-    with pytest.raises(QdqNotPlain) as caught:
-        extract(model)
-    assert said in caught.value.why
-    assert caught.value.where
-
-
-def test_sixteen_bit_and_float_models_are_refused() -> None:
-    proto = conv(s=SCALE, z=np.int16(0)).proto
-    proto.opset_import[0].version = 21
-    with pytest.raises(QdqNotPlain) as caught:
-        extract(Model(proto))
-    assert "int16" in caught.value.why
-    with pytest.raises(QdqNotPlain, match="no Q/DQ nodes"):
-        extract(conv(CONV.partition("q =")[0] + " out = Conv(x, w) }"))
 
 
 def onnxruntime_static(tmp_path: Path, **options: object) -> tuple[Model, Model]:

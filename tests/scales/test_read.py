@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,13 @@ def test_what_is_none_of_them_ends_in_one_clear_error(tmp_path: Path, content: b
     assert caught.value.next
 
 
+def test_a_pipe_cannot_be_read_twice(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ScalesFileInvalid) as caught:
+        read_any(tmp_path / "pipe")
+    assert "it is a pipe" in caught.value.why
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ScalesFileInvalid):
         read_any(tmp_path / "none")
@@ -86,7 +94,10 @@ def test_missing_file(tmp_path: Path) -> None:
     ("content", "why"),
     [
         (b"target: host\nbackend: onnxruntime\n", "it is text of another kind"),
-        ("\ufeff{}".encode(), "it is text of another kind"),
+        ("\ufeff{}".encode(), "it begins with a byte order mark"),
+        ("\ufeffTRT-8602-MinMaxCalibration\nx: 3c010204\n".encode(), "it begins with a byte order mark"),
+        ("TRT-8602-MinMaxCalibration\nx: 3c010204\n".encode("utf-16"), "it begins with a byte order mark"),
+        (b"TRT-8602-MinMaxCalibration\n", "it is a TensorRT cache without a single scale"),
         ("name: Überfaß\n".encode() * 5, "it is text of another kind"),
         ("é".encode() * 40, "it is text of another kind"),
         (b"x" + "é".encode() * 40, "it is text of another kind"),  # the 64th byte is half a letter

@@ -122,7 +122,7 @@ def convert(
 ) -> None:
     """Write scales in another form. A Q/DQ model becomes a plain model (--plain) and its scales, or the reverse."""
     ui = Ui(json=json)
-    _check_places({"OUT": out, "--plain": plain, "--precisions": precisions}, scales, model, fill)
+    _check_places({"OUT": out, "--plain": plain, "--precisions": precisions}, to, scales, model, fill)
     source = open_source(scales, conflicts.value)
     _check_options(source, to, plain, precisions)
     _check_fill(to, source, model, fill)
@@ -147,18 +147,25 @@ def convert(
     ui.result("scales-convert", {**result, "tensors": len(table.ranges)})
 
 
-def _check_places(results: dict[str, Path | None], scales: Path, model: Path | None, fill: Path | None) -> None:
+def _check_places(
+    results: dict[str, Path | None], to: Format, scales: Path, model: Path | None, fill: Path | None
+) -> None:
     """Raises WouldOverwrite (USE111), and what `of_engine` raises."""
-    from trtforge.pipeline.overwrite import model_files, refuse_overwriting
+    from trtforge.pipeline.overwrite import model_files, moved_weights, refuse_overwriting
     from trtforge.scales.read import QDQ_MODEL, form_of
 
     inputs: list[tuple[str, Path | None]] = []
+    moved: list[tuple[str, Path | None]] = []
+    models = {"--plain": results["--plain"], "OUT": results["OUT"] if to is Format.qdq else None}
     for name, given in (("SCALES", scales), ("--model", model), ("--fill", fill)):
         if given is not None:
             path = given if name == "--model" else of_engine(given)
             is_model = name == "--model" or form_of(path) == QDQ_MODEL
-            inputs += model_files(name, path) if is_model else [(name, path)]
-    refuse_overwriting(results.items(), inputs)
+            files = list(model_files(name, path)) if is_model else [(name, path)]
+            inputs += files
+            if is_model and name != "--fill":
+                moved += [each for what, saved in models.items() for each in moved_weights(what, saved, files)]
+    refuse_overwriting(results.items(), [*moved, *inputs])
 
 
 def _check_options(source: Source, to: Format, plain: Path | None, precisions: Path | None) -> None:
@@ -256,7 +263,7 @@ def _write(ui: Ui, table: ScaleTable, source: Source, out: Path, to: Format, hea
     if header is not None:
         header.tell(ui)
     if rounded := result.get("rounded"):
-        ui.say(f"  {count(len(rounded), 'scale changes', 'scales change')} in the last bit: limits are float32 here")
+        ui.say(f"  {count(len(rounded), 'scale is', 'scales are')} rounded: a limit, 127 scales, is a float32 here")
     return result
 
 
@@ -307,6 +314,9 @@ def _write_qdq(ui: Ui, table: ScaleTable, graph: Model | None, out: Path) -> dic
             "scales have no place in the graph, where no INT8 layer reads them",
         )
         ui.say(f"  {told}: {some(idle)}")
+    if changed := list(report.zero_range):
+        told = count(len(changed), "scale is", "scales are")
+        ui.say(f"  {told} too small to divide by, of tensors that are zero in effect, and 1 now: {some(changed)}")
     if report.left_float:
         ui.say(f"{count(len(report.left_float), 'node stays', 'nodes stay')} in float:")
         for node in report.left_float[:SHOWN]:

@@ -25,12 +25,17 @@ ScalesFile = Annotated[
 
 def of_engine(reference: Path) -> Path:
     """The scales file that is meant: itself, or the one of an engine that is named like for `run`."""
-    if reference.is_file() or (reference.suffix and not reference.is_dir()):
+    if not reference.is_dir() and (reference.exists() or reference.suffix):
         return reference
     from trtforge.engines.load import find_engine
     from trtforge.errors.calibration import ScalesFileInvalid
+    from trtforge.errors.engine import EngineNotFound
 
-    version = find_engine(reference)
+    try:
+        version = find_engine(reference)
+    except EngineNotFound as error:
+        error.why += "; and it is a folder, no file" if reference.is_dir() else "; nor is there a file of this name"
+        raise
     if (found := version.path / SCALES).is_file():
         return found
     raise ScalesFileInvalid(

@@ -31,6 +31,8 @@ def tell_quantized(ui: Ui, source: Source) -> dict[str, Any]:
     from trtforge.scales.codecs.lost_weights import lost_weights
 
     found, lost = source.found, lost_weights(source.found)
+    if not found.table.ranges:
+        ui.warn("the model quantizes weights at most, and no activation: there is no scale to write")
     if asymmetric := found.asymmetric:
         ui.warn(
             f"{count(len(asymmetric), 'activation has', 'activations have')} a zero point, which TensorRT knows not: "

@@ -285,7 +285,7 @@ def _place_external(model: Model, path: Path) -> dict[str, str]:
     for location in locations:
         source = resolve_location(folder, location, location)
         target = path.parent / location
-        if target.exists() and not target.samefile(source):
+        if target == path or (target.exists() and not target.samefile(source)):
             target = _free_name(path.parent / f"{path.name}.data", unless=source)
             moves[location] = target.name
         if not target.exists():

@@ -59,6 +59,16 @@ def model_files(what: str, path: Path) -> Iterator[Named]:
         yield f"the weights of {what}", path.parent / location
 
 
+def moved_weights(what: str, saved: Path | None, model: Iterable[Named]) -> Iterator[Named]:
+    """Where the weights of a model go with it when it is written as ``saved``. ``model``: its files, itself first."""
+    (_, source), *weights = model
+    for _, path in weights:
+        if saved is not None and source is not None and path is not None and path.is_relative_to(source.parent):
+            place = saved.parent / path.relative_to(source.parent)
+            if place != saved:  # `save` gives them another name then
+                yield f"the weights of {what}", place
+
+
 def engine_files(version: EngineVersion, model: Path | None) -> Iterator[Named]:
     """A published engine's files, and the FP32 model that is given for it."""
     yield from (("the engine", path) for path in version.path.iterdir())

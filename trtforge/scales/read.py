@@ -28,6 +28,8 @@ def form_of(path: Path) -> Form:
         return "TensorRT cache"
     if head.lstrip()[:1] in (b"{", b"["):
         return _form_of_json(path)
+    if head.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise _no_scales(path, "it begins with a byte order mark, which TensorRT does not read: save it as plain UTF-8")
     if _is_text(head):
         raise _no_scales(path, "it is text of another kind")
     return QDQ_MODEL
@@ -54,19 +56,30 @@ def read_any(path: Path) -> tuple[ScaleTable, Form]:
     if form == "TensorRT cache":
         from trtforge.scales.codecs.trt_cache import CalibrationCache
 
-        return CalibrationCache.load(path).to_table(), form
-    if form == "trtforge JSON":
-        return ScaleTable.load(path), form
-    if form == "onnxruntime JSON":
+        table = CalibrationCache.load(path).to_table()
+    elif form == "trtforge JSON":
+        table = ScaleTable.load(path)
+    elif form == "onnxruntime JSON":
         from trtforge.scales.codecs import ort_json
 
-        return ort_json.load(path), form
-    from trtforge.scales.codecs.qdq_extract import extract
+        table = ort_json.load(path)
+    else:
+        from trtforge.scales.codecs.qdq_extract import extract
 
-    return extract(load_quantized(path))[1], form
+        return extract(load_quantized(path))[1], form  # a model may have scales of weights alone
+    if not table.ranges:
+        raise _no_scales(path, f"it is a {form} without a single scale, as an interrupted write leaves it")
+    return table, form
 
 
 def _head(path: Path) -> bytes:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ScalesFileInvalid(
+            "the scales cannot be read",
+            where=str(path),
+            why="it is a pipe or a device, and scales are read more than once",
+            next="write them to a file first",
+        )
     try:
         with path.open("rb") as stream:
             return stream.read(64)
@@ -104,7 +117,7 @@ def _is_text(head: bytes) -> bool:
         text = codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
     except UnicodeDecodeError:
         return False
-    return text != "" and all(char.isprintable() or char in "\t\n\r\f\ufeff" for char in text)
+    return text != "" and all(char.isprintable() or char in "\t\n\r\f" for char in text)
 
 
 def _no_scales(path: Path, why: str) -> ScalesFileInvalid:

@@ -85,6 +85,9 @@ def _parse(trt: Any, network: Any, logger: Any, onnx: str, options: Options, emi
     parser = trt.OnnxParser(network, logger)
     if options.stock_plugins and (options.version_compatible or options.hardware_compatibility != "none"):
         parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)  # the plugin that 8.6 takes else is in no such engine
+    for_dla = getattr(trt.OnnxParserFlag, "ADJUST_FOR_DLA", None)  # NVIDIA's advice for typed networks on a DLA
+    if options.dla is not None and for_dla is not None:
+        parser.set_flag(for_dla)
     emit("phase", name="Parsing ONNX", parent=None, steps=1)
     if not parser.parse_from_file(onnx):
         raise Failed("parse", problems=[_problem(parser.get_error(index)) for index in range(parser.num_errors)])

@@ -6,7 +6,7 @@ TensorRT takes what it does not support without a word, or logs a line. So whate
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def configure(trt: Any, builder: Any, network: Any, options: Options) -> Any:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     _precision(trt, network, config, options, known)
     _tensors(trt, network, options)
-    _profile(builder, network, config, options.inputs, known)
+    _profile(builder, network, config, options)
     if options.dla is not None:
         _dla(trt, builder, config, options.dla)
     if options.direct_io:
@@ -133,9 +133,9 @@ def _give_range(tensor: Any, wanted: Tensor) -> None:
     tensor.dynamic_range = (-amax, amax)
 
 
-def _profile(builder: Any, network: Any, config: Any, wanted: Mapping[str, Tensor], known: Features) -> None:
-    """One profile, where an input has open sizes."""
-    there = inputs(network)
+def _profile(builder: Any, network: Any, config: Any, options: Options) -> None:
+    """One profile, where an input has open sizes; a calibrator goes by it too."""
+    there, wanted = inputs(network), options.inputs
     if steering := [name for name, tensor in there.items() if tensor.is_shape_tensor]:
         raise Unsupported(f"the input {steering[0]!r} gives sizes to the network; only tensors of data are taken here")
     if not any(size < 0 for tensor in there.values() for size in tensor.shape):
@@ -155,8 +155,8 @@ def _profile(builder: Any, network: Any, config: Any, wanted: Mapping[str, Tenso
         profile.set_shape(name, *shapes)
     if config.add_optimization_profile(profile) < 0:
         raise Unsupported("TensorRT refused the range of the inputs' sizes")
-    if known.calibrators:
-        config.set_calibration_profile(profile)
+    if options.calibration is not None and not config.set_calibration_profile(profile):
+        raise Unsupported("TensorRT refused the range of the inputs' sizes for its calibrator")
 
 
 def _fits(shape: tuple[int, ...], sizes: list[int]) -> bool:

@@ -186,9 +186,9 @@ class PlanSession:
         """An output whose size depends on data."""
         if border.name not in self._allocators:
             allocator = output_allocator(self._trt, self._memory.take_shared, self._memory.free)
-            self._allocators[border.name] = allocator
             if not self._context.set_output_allocator(border.name, allocator):
                 raise self._failed(f"it did not take an allocator for {border.name!r}")
+            self._allocators[border.name] = allocator
 
     def _bind_own(self, border: Border, shape: tuple[int, ...]) -> None:
         size = max(1, prod(border.room(shape)) * border.dtype.itemsize)

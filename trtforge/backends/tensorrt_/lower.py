@@ -9,17 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from onnx import ModelProto
+
 from trtforge.backends.nvidia.features import Features
 from trtforge.backends.tensorrt_.typed_borders import with_border
 from trtforge.errors.native import NotOffered
+from trtforge.graph.model import Model
 from trtforge.graph.shapes import freeze_inputs
+from trtforge.scales.codecs.placement import label
 from trtforge.scales.codecs.qdq import insert
 from trtforge.scales.codecs.trt_cache import Algorithm, CalibrationCache
 from trtforge.surgery.choose import apply
 
 if TYPE_CHECKING:
     from trtforge.backends.base import CompileRequest
-    from trtforge.graph.model import Model
     from trtforge.surgery.op import Lowered as PluginNodes
 
 GPU_CACHE: Algorithm = "MinMaxCalibration"
@@ -50,10 +53,22 @@ def lower(request: CompileRequest, known: Features, release: str) -> Lowered:
     model = with_plugins(request)
     if known.precision_flags:
         skip = request.engine.quantize.skip if precision == "int8" else ()
-        return Lowered(model, precision, _cache(request, release), skip)
+        return Lowered(_called(model, skip), precision, _cache(request, release), skip)
     if precision == "int8" and request.scales is not None:
         model = insert(model, request.scales, request.engine.quantize)[0]
     return _typed(request, model)
+
+
+def _called(model: Model, names: tuple[str, ...]) -> Model:
+    """Nodes without a name that a recipe calls by their first output have it as their name: so TensorRT finds them."""
+    nameless = [at for at, node in enumerate(model.proto.graph.node) if not node.name and label(node) in names]
+    if not nameless:
+        return model
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    for at in nameless:
+        proto.graph.node[at].name = label(proto.graph.node[at])
+    return Model(proto, model.folder)
 
 
 def border_scale(request: CompileRequest, name: str, dtype: str) -> float | None:

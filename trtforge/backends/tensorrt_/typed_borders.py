@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from trtforge.graph.index import Index, fresh_name, names_within, rename_tensors, used_names
 from trtforge.graph.model import Model
 from trtforge.graph.shapes import tensor_types, value_type
+from trtforge.scales.codecs.prune import drop_unused_constants
 
 TYPES = {"int8": TensorProto.INT8, "float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
 
@@ -39,6 +40,7 @@ def with_border(model: Model, name: str, dtype: str, scale: float | None) -> tup
     value.type.tensor_type.elem_type = TYPES[dtype]
     if name in taken:
         _take(graph, name, inside, TYPES[there], dtype, scale)
+        drop_unused_constants(proto)  # that the nodes that went had for themselves
     elif dtype == "int8" or not _gave_already(graph, name, inside, TYPES[there], _tensors_of(model, dtype)):
         graph.node.append(_converter(graph, inside, name, TYPES[dtype], scale, "QuantizeLinear"))
     for old in [each for each in graph.value_info if each.name == name]:
@@ -77,7 +79,6 @@ def _take(graph: GraphProto, name: str, inside: str, there: int, dtype: str, sca
             rename_tensors(graph, {node.output[0]: name})
     if any(inside in used_names(node) for node in graph.node):
         graph.node.insert(0, _converter(graph, name, inside, there, scale, "DequantizeLinear"))
-    _drop_unread(graph)
 
 
 def _gave_already(graph: GraphProto, name: str, inside: str, there: int, ready: set[str]) -> bool:
@@ -121,10 +122,3 @@ def _casts(node: NodeProto, source: str | None, to: int) -> bool:
     """Does it convert that tensor, or any, to this type and nothing else?"""
     there = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)
     return node.op_type == "Cast" and there == to and source in (None, node.input[0])
-
-
-def _drop_unread(graph: GraphProto) -> None:
-    """Constants that the nodes that went had for themselves."""
-    read = {name for node in graph.node for name in used_names(node)} | {value.name for value in graph.output}
-    for weight in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(weight)

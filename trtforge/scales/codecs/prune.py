@@ -8,15 +8,17 @@ from trtforge.graph.index import used_names
 
 
 def drop_unused_constants(proto: ModelProto) -> None:
-    """Remove initializers and Constant nodes that nothing reads, in place, also among the inputs of old models."""
+    """Remove initializers, Constant and Identity nodes that nothing reads, in place, also among old models' inputs."""
     graph = proto.graph
-    used = {name for node in graph.node for name in used_names(node)} | {value.name for value in graph.output}
+    used = {value.name for value in graph.output}
+    for position in reversed(range(len(graph.node))):  # readers come behind what they read
+        node = graph.node[position]
+        if node.op_type in ("Constant", "Identity") and node.output[0] not in used:
+            del graph.node[position]
+        else:
+            used.update(used_names(node))
     unused = {tensor.name for tensor in graph.initializer if tensor.name not in used}
     for values in (graph.initializer, graph.input, graph.value_info):
         for position in reversed(range(len(values))):
             if values[position].name in unused:
                 del values[position]
-    for position in reversed(range(len(graph.node))):
-        node = graph.node[position]
-        if node.op_type == "Constant" and node.output[0] not in used:
-            del graph.node[position]

@@ -7,12 +7,11 @@ an int32 bias behind a DequantizeLinear; scales in initializers or Constant node
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from trtforge.graph.index import Index, subgraphs
 from trtforge.graph.model import Model
@@ -29,7 +28,18 @@ from trtforge.scales.codecs.extraction import (
 from trtforge.scales.codecs.hidden_relu import restore_relus, top_of
 from trtforge.scales.codecs.placement import label
 from trtforge.scales.codecs.prune import drop_unused_constants
-from trtforge.scales.codecs.qdq_refused import AS_QDQ, TO_INT8, disagree, is_integer, not_plain, nothing_found
+from trtforge.scales.codecs.qdq_refused import (
+    AS_QDQ,
+    FOLD,
+    TO_INT8,
+    disagree,
+    is_integer,
+    is_linear,
+    linear_in_functions,
+    linear_inside,
+    not_plain,
+    nothing_found,
+)
 from trtforge.scales.codecs.weights import along
 from trtforge.scales.table import ScaleTable, TensorRange
 
@@ -86,7 +96,7 @@ def take_apart(model: Model, on_conflict: OnConflict = "refuse") -> Extraction:
     if conflicts and on_conflict == "refuse":
         raise disagree(conflicts)
     graph = skeleton.graph
-    kept = [NodeProto.FromString(node.SerializeToString()) for node in graph.node if not _is_linear(node)]
+    kept = [NodeProto.FromString(node.SerializeToString()) for node in graph.node if not is_linear(node)]
     renamed = reader.outputs_to_keep(kept)
     replace = {name: renamed.get(source, source) for name, source in reader.alias.items()} | renamed
     reads: set[Read] = set()
@@ -143,16 +153,18 @@ class _Reader:
     def read(self) -> None:
         found = False
         for node in self._graph.node:
-            if not _is_linear(node):
+            if node.domain == "trt" and "uantize" in node.op_type:  # TRT_FP8QuantizeLinear, TRT_FP4DynamicQuantize, ...
+                raise not_plain(node, "it is modelopt's own operator, for other types than INT8", next=TO_INT8)
+            if not is_linear(node):
                 continue
             found = True
             if node.op_type == "QuantizeLinear":
                 self._read_quantize(node)
             else:
                 self._read_dequantize(node)
-        if hidden := next(_linear_inside(self._graph), None):
+        if hidden := next(linear_inside(self._graph), None):
             raise not_plain(*hidden)
-        if inside := next(_linear_in_functions(self._model.proto), None):
+        if inside := next(linear_in_functions(self._model.proto), None):
             inline = "write the functions out first: `onnx.inliner.inline_local_functions(model)`"
             raise not_plain(*inside, next=inline)
         if not found:
@@ -196,17 +208,17 @@ class _Reader:
             if not params.same(before):
                 raise not_plain(node, "its scale, zero point or axis is not that of the QuantizeLinear before it")
             self.alias[output] = source
-            if self._index.constant(source) is None:
+            if self._index.constant(weight := self._behind(source)) is None:
                 self._add_range(node, source, params)
             else:
-                self._add_weight(source, params, before.zero.dtype)
-        elif self._index.constant(name) is not None:
+                self._add_weight(weight, params, before.zero.dtype)
+        elif self._index.constant(self._behind(name)) is not None:
             self.alias[output] = self._restore_weight(node, params)
         elif name in self._index.inputs:
             why = f"its input {name!r} is an integer input of the graph"
             raise not_plain(node, why, next="give the graph a float input and put a QuantizeLinear behind it")
         else:
-            raise not_plain(node, f"its input {name!r} is neither quantized in the graph nor a constant")
+            raise not_plain(node, f"its input {name!r} is neither quantized in the graph nor a constant", next=FOLD)
 
     def _add_range(self, node: NodeProto, tensor: str, params: _Params) -> None:
         if params.scale.size != 1:
@@ -285,7 +297,7 @@ class _Reader:
 
     def _default_dtype(self, node: NodeProto, attributes: dict[str, int]) -> np.dtype[Any]:
         """Without a zero point: what the values are stored in, or `output_dtype`, or uint8, as ONNX defines it."""
-        stored = self._index.constant(node.input[0])
+        stored = self._index.constant(self._behind(node.input[0]))
         if node.op_type == "DequantizeLinear" and node.input[0] in self._quantized:
             return np.dtype(self._quantized[node.input[0]][1].zero.dtype)
         if node.op_type == "DequantizeLinear" and stored is not None:
@@ -295,14 +307,28 @@ class _Reader:
 
     def _rank_of(self, name: str) -> int:
         source = self._quantized[name][0] if name in self._quantized else name
-        tensor = self._index.constant(source)
+        tensor = self._index.constant(self._behind(source))
         return len(tensor.dims) if tensor is not None else 0
 
     def _constant(self, node: NodeProto, slot: int) -> Array:
-        tensor = self._index.constant(node.input[slot])
-        if tensor is None:
-            raise not_plain(node, f"its input {node.input[slot]!r} is computed in the graph, not constant")
-        return read_tensor(self._model, self._parked.find(tensor))
+        name = self._behind(node.input[slot])
+        tensor, maker = self._index.constant(name), self._index.producer(name)
+        if tensor is not None:
+            return read_tensor(self._model, self._parked.find(tensor))
+        if maker is None:
+            raise not_plain(node, f"its input {node.input[slot]!r} is given by whoever runs the graph, not constant")
+        if maker.op_type == "Constant" and maker.attribute[0].name in ("value_float", "value_floats"):
+            return np.asarray(helper.get_attribute_value(maker.attribute[0]), np.float32)
+        if maker.op_type == "DequantizeLinear":
+            raise not_plain(node, f"its input {node.input[slot]!r} is quantized itself")
+        why = f"its input {node.input[slot]!r} is computed in the graph, not constant"
+        raise not_plain(node, why, next=FOLD)
+
+    def _behind(self, name: str) -> str:
+        """What a tensor is called before the Identity nodes that exporters put behind shared constants."""
+        while (maker := self._index.producer(name)) is not None and maker.op_type == "Identity":
+            name = maker.input[0]
+        return name
 
     def outputs_to_keep(self, nodes: list[NodeProto]) -> dict[str, str]:
         """Graph outputs that were outputs of DQ nodes keep their names: old name -> output name.
@@ -336,32 +362,6 @@ def _dequantized(node: NodeProto, values: Array, scale: Array, zero: Array) -> A
         why = f"it dequantizes to numbers up to {largest:g}, and {scale.dtype.name} does not hold them"
         raise not_plain(node, why, next="export it with scales in float32, or start from the float model")
     return np.asarray(stored)
-
-
-def _is_linear(node: NodeProto) -> bool:
-    # com.microsoft has twins of both, written by onnxruntime for 16-bit types.
-    return node.op_type in ("QuantizeLinear", "DequantizeLinear")
-
-
-def _linear_inside(graph: GraphProto) -> Iterator[tuple[NodeProto, str]]:
-    """Q/DQ nodes inside the subgraphs of a graph's nodes, with why they cannot be taken out."""
-    for owner in graph.node:
-        for subgraph in subgraphs(owner):
-            for node in subgraph.node:
-                if _is_linear(node):
-                    yield (
-                        node,
-                        f"it stands in a subgraph of {owner.op_type} {label(owner)!r}; TensorRT runs it in float",
-                    )
-            yield from _linear_inside(subgraph)
-
-
-def _linear_in_functions(proto: ModelProto) -> Iterator[tuple[NodeProto, str]]:
-    """Q/DQ nodes in the model's own functions; what they make of a tensor depends on the call."""
-    for function in proto.functions:
-        for node in function.node:
-            if _is_linear(node):
-                yield node, f"it stands in the function {function.name} of the model"
 
 
 def _amax(seen: TensorRange) -> float:

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
-from onnx import GraphProto, NodeProto
+from collections.abc import Iterator
+
+from onnx import GraphProto, ModelProto, NodeProto
 
 from trtforge.errors.calibration import QdqNotPlain
 from trtforge.errors.scales import QdqScalesDisagree
+from trtforge.graph.index import subgraphs
 from trtforge.scales.codecs.extraction import Conflict
 from trtforge.scales.codecs.placement import label
+
+
+def is_linear(node: NodeProto) -> bool:
+    # com.microsoft has twins of both, written by onnxruntime for 16-bit types.
+    return node.op_type in ("QuantizeLinear", "DequantizeLinear")
+
+
+def linear_inside(graph: GraphProto) -> Iterator[tuple[NodeProto, str]]:
+    """Q/DQ nodes inside the subgraphs of a graph's nodes, with why they cannot be taken out."""
+    for owner in graph.node:
+        for subgraph in subgraphs(owner):
+            for node in subgraph.node:
+                if is_linear(node):
+                    yield (
+                        node,
+                        f"it stands in a subgraph of {owner.op_type} {label(owner)!r}; TensorRT runs it in float",
+                    )
+            yield from linear_inside(subgraph)
+
+
+def linear_in_functions(proto: ModelProto) -> Iterator[tuple[NodeProto, str]]:
+    """Q/DQ nodes in the model's own functions; what they make of a tensor depends on the call."""
+    for function in proto.functions:
+        for node in function.node:
+            if is_linear(node):
+                yield node, f"it stands in the function {function.name} of the model"
 
 
 def is_integer(node: NodeProto) -> bool:
@@ -16,6 +45,12 @@ def is_integer(node: NodeProto) -> bool:
 
 
 AS_QDQ = "quantize again in Q/DQ form: `quantize_static(..., quant_format=QuantFormat.QDQ)`"
+
+
+FOLD = (
+    "if it follows from constants, fold them first: `polygraphy surgeon sanitize --fold-constants MODEL -o FOLDED`; "
+    "else start from the float model"
+)
 
 
 TO_INT8 = "quantize again to 8-bit integers (onnxruntime: `QuantType.QInt8`), or start from the float model"
@@ -38,7 +73,7 @@ def nothing_found(graph: GraphProto) -> QdqNotPlain:
             "it holds neither QuantizeLinear nor DequantizeLinear",
             "calibrate it: `trtforge calibrate RECIPE`",
         )
-        return QdqNotPlain(what, why=why, next=remedy)
+        return QdqNotPlain(what, where=f"graph {graph.name!r}", why=why, next=remedy)
     where = f"{other.op_type} {label(other)}"
     return QdqNotPlain(what, where=where, why="it computes in integers, not between Q/DQ nodes", next=AS_QDQ)
 
