@@ -28,6 +28,7 @@ from trtforge.backends.base import CompileRequest
 from trtforge.backends.tensorrt_rtx_.backend import TensorRTRtxBackend
 from trtforge.backends.tensorrt_rtx_.environment import driver_problem
 from trtforge.engines.machine import compute_capability
+from trtforge.errors.base import TrtforgeError
 from trtforge.gpu import GpuMemory, cuda_core
 from trtforge.graph.model import Model
 from trtforge.kernels.tensorrt import Loaded
@@ -259,4 +260,7 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except TrtforgeError as error:
+        sys.exit(str(error))

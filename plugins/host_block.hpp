@@ -82,6 +82,7 @@ class Block {
         gridDim = grid, blockDim = shape;
         schedule_ = schedule, chance_ = schedule.order, kernel_ = &kernel, conflicts = 0;
         if (shape.x * shape.y * shape.z > 1024) fail("a block has more than 1024 threads");
+        if (grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535) fail("a grid is larger than a GPU takes");
         threads_.assign(shape.x * shape.y * shape.z, {});
         std::vector<unsigned> order(1ull * grid.x * grid.y * grid.z);
         for (std::size_t i = 0; i < order.size(); ++i) {

@@ -27,7 +27,7 @@ SMALLEST_CHUNK, LARGEST_CHUNK = 1024, 65536
 _CHUNKS = {"int8": (512, SMALLEST_CHUNK), "float16": (64, 8 * SMALLEST_CHUNK), "float32": (64, 8 * SMALLEST_CHUNK)}
 """How many a channel has at most, as long as they are not the largest; voxels of the smallest."""
 
-GRID_Y = 65535
+GRID_X, GRID_Y = 2**31 - 1, 65535
 LOWEST_SM = "8.0"
 """The int8 kernel adds over a warp by an instruction that is not there before."""
 
@@ -48,7 +48,7 @@ def launches(
         raise ValueError("InstanceNormRelu in int8 needs the scales of its input and output")
     voxels, planes = prod(shape[2:]), _planes(shape, dtype)
     chunk, chunks = _chunks(voxels, dtype)
-    if not (0 < chunks <= GRID_Y and planes > 0):
+    if not (0 < chunks <= GRID_Y and 0 < planes <= GRID_X):
         raise ValueError(f"InstanceNormRelu cannot be launched for a tensor of shape {tuple(shape)}")
     form = "int8_cdhw32" if dtype == "int8" else dtype
     grid, block, size = (planes, chunks, 1), (THREADS, 1, 1), (np.int64(voxels), np.int32(chunk))

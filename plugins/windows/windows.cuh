@@ -1,8 +1,9 @@
 // What the window loop computes on a GPU: windows cut out of a volume, and the accumulator they come back to.
 //
 // Plain C++17 but for CUDA's keywords, a few intrinsics and instructions.cuh, which host_shim.hpp gives to any other
-// compiler: the tests run this very source on a CPU. Float arithmetic goes through __fmul_rn, __fadd_rn, __fsub_rn and __fdiv_rn, which are
-// never contracted to a fused multiply-add: the bits are those of the accumulators in trtforge/runtime/windows.
+// compiler: the tests run this very source on a CPU. Float arithmetic goes through __fmul_rn, __fadd_rn, __fsub_rn and
+// __fdiv_rn, which are never contracted to a fused multiply-add: the bits are those of the accumulators in
+// trtforge/runtime/windows.
 #pragma once
 
 #include "instructions.cuh"

@@ -7,24 +7,18 @@ onnxruntime takes in another order, against the same source compiled for the CPU
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.gpu import device
+from tests.gpu.device import on_gpu
 from tests.plugins import functions
 from tests.plugins.on_host import compile_for_host
-from trtforge.backends.tensorrt_rtx_.environment import driver_problem
-from trtforge.engines.machine import compute_capability
-from trtforge.gpu import GpuMemory
-from trtforge.kernels.cubins import KernelSet
 from trtforge.kernels.launch import Launch
-from trtforge.kernels.tensorrt import Loaded
 from trtforge.plugins.conv3d_small import function as conv_function
 from trtforge.plugins.conv3d_small import launch as conv
 from trtforge.plugins.instance_norm_relu import function as norm_function
@@ -32,46 +26,13 @@ from trtforge.plugins.instance_norm_relu import launch as norm
 from trtforge.plugins.pixel_shuffle_3d import function as shuffle_function
 from trtforge.plugins.pixel_shuffle_3d import launch as shuffle
 
-ROOT = Path(__file__).parents[2]
 Array = np.ndarray[Any, Any]
-Tensors = Mapping[str, Array]
 EPSILON = 1e-5
 SCALES = (0.05, 0.031, 0.042)
 
 
-def problem() -> str:
-    if why := driver_problem():
-        return why
-    sm = compute_capability() or "0.0"
-    old = float(sm) < float(conv.LOWEST_SM)
-    return f"the kernels need SM {conv.LOWEST_SM} or later; this GPU is {sm}" if old else ""
-
-
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(problem()), reason=problem() or "-")]
-
-
-def on_gpu(
-    kernels: KernelSet,
-    launches: Sequence[Launch],
-    tensors: Tensors,
-    output: tuple[Sequence[int], Any],
-    **workspace: int,
-) -> Array:
-    """What the launches write to `y`, of ``output``'s shape and dtype."""
-    core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
-    device = core.Device(0)
-    device.set_current()
-    stream = device.create_stream()
-    sm = compute_capability()
-    assert sm is not None
-    made = np.frombuffer(b"\x7d" * (int(np.prod(output[0])) * np.dtype(output[1]).itemsize), output[1]).copy()
-    with GpuMemory(core, device, stream) as memory:
-        addresses = {name: memory.put(np.ascontiguousarray(array)) for name, array in tensors.items()}
-        addresses |= {"y": memory.put(made), **{name: memory.take(size) for name, size in workspace.items()}}
-        addresses.setdefault("skip", 0)
-        Loaded(kernels.compile([sm]), device).run(launches, addresses, int(stream.handle))
-        memory.get(addresses["y"], made)
-    return made.reshape(output[0])
+PROBLEM = next(filter(None, (device.problem(each.KERNEL_SET, conv.LOWEST_SM) for each in (conv, norm, shuffle))), "")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(PROBLEM), reason=PROBLEM or "-")]
 
 
 def integers(seed: int, *shape: int) -> Array:
@@ -101,7 +62,7 @@ def check_norm_int8(shape: tuple[int, ...]) -> None:
     tensors["x"] = functions.cdhw32(x, garbage=True)
     launches = norm.launches(shape, "int8", EPSILON, taken, given)
     workspace = norm.workspace_bytes(shape, "int8")
-    got = on_gpu(norm.KERNEL_SET, launches, tensors, (tensors["x"].shape, np.int8), **workspace)
+    got = on_gpu(norm.KERNEL_SET, launches, tensors, (tensors["x"].shape, np.int8), workspace)
     assert np.array_equal(functions.linear(got, channels), want)
 
 
@@ -109,23 +70,22 @@ def check_norm_int8(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(1, 32, 32, 32, 32), (2, 5, 13, 33, 31), (3, 320, 4, 4, 4), (1, 1, 1, 1, 1)])
 def test_float_normalization_has_the_bits_of_the_cpu(tmp_path: Path, shape: tuple[int, ...], dtype: str) -> None:
     launches, tensors, output, workspace = norm_float(shape, dtype)
-    host = compile_for_host(norm.KERNEL_SET, norm.KERNELS, tmp_path)
-    want = host(launches, tensors, output, workspace)
-    got = on_gpu(norm.KERNEL_SET, launches, tensors, output, **workspace)
+    want = compile_for_host(norm.KERNEL_SET, norm.KERNELS, tmp_path)(launches, tensors, output, workspace)
+    got = on_gpu(norm.KERNEL_SET, launches, tensors, output, workspace)
     assert got.tobytes() == want.tobytes()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_float_normalization_is_the_same_each_time(dtype: str) -> None:
     launches, tensors, output, workspace = norm_float((1, 32, 128, 128, 128), dtype)
-    runs = {on_gpu(norm.KERNEL_SET, launches, tensors, output, **workspace).tobytes() for _ in range(5)}
+    runs = {on_gpu(norm.KERNEL_SET, launches, tensors, output, workspace).tobytes() for _ in range(5)}
     assert len(runs) == 1
 
 
 def test_float_normalization_is_near_onnxruntime() -> None:
     launches, tensors, output, workspace = norm_float((2, 8, 32, 48, 40), "float32")
     want = functions.evaluated(norm_function.instance_norm_relu(), *tensors.values(), epsilon=EPSILON)
-    got = on_gpu(norm.KERNEL_SET, launches, tensors, output, **workspace)
+    got = on_gpu(norm.KERNEL_SET, launches, tensors, output, workspace)
     assert np.abs(got - want).max() <= 1e-5
 
 
@@ -151,11 +111,11 @@ def check_shuffle(x: Array, skip: Array | None, scales: tuple[float, float, floa
         want = functions.evaluated(getattr(shuffle_function, f"pixel_shuffle_3d_concat{suffix}")(), x, skip, **named)
     tensors = {"x": x} if skip is None else {"x": x, "skip": skip}
     if not int8:
-        got = on_gpu(shuffle.KERNEL_SET, launches, tensors, (want.shape, want.dtype))
+        got = on_gpu(shuffle.KERNEL_SET, launches, tensors, (want.shape, want.dtype), {})
     else:
         tensors = {name: functions.cdhw32(array) for name, array in tensors.items()}
         shape = (len(x), -(-channels // 32) + -(-behind // 32), *want.shape[2:], 32)
-        got = functions.linear(on_gpu(shuffle.KERNEL_SET, launches, tensors, (shape, np.int8)), channels + behind)
+        got = functions.linear(on_gpu(shuffle.KERNEL_SET, launches, tensors, (shape, np.int8), {}), channels + behind)
     assert got.tobytes() == want.tobytes()
 
 
@@ -192,7 +152,7 @@ def check_first(shape: tuple[int, ...], outputs: int, stride: int) -> None:
     want = functions.evaluated(conv_function.conv3d_small_int8(), *tensors.values(), **attributes)
     launches = conv.launches(shape, tensors["w"].shape, "int8", [1] * 6, [stride] * 3)
     output = ((shape[0], outputs // 32, *want.shape[2:], 32), np.int8)
-    assert np.array_equal(functions.linear(on_gpu(conv.KERNEL_SET, launches, tensors, output), outputs), want)
+    assert np.array_equal(functions.linear(on_gpu(conv.KERNEL_SET, launches, tensors, output, {}), outputs), want)
 
 
 def check_last(shape: tuple[int, ...], outputs: int, dtype: str) -> None:
@@ -201,7 +161,7 @@ def check_last(shape: tuple[int, ...], outputs: int, dtype: str) -> None:
     want = functions.evaluated(conv_function.conv3d_small_int8_to_float(), *tensors.values(), **attributes)
     launches = conv.launches(shape, tensors["w"].shape, dtype, [0] * 6, [1] * 3)
     tensors["x"] = functions.cdhw32(tensors["x"])
-    assert on_gpu(conv.KERNEL_SET, launches, tensors, (want.shape, dtype)).tobytes() == want.tobytes()
+    assert on_gpu(conv.KERNEL_SET, launches, tensors, (want.shape, dtype), {}).tobytes() == want.tobytes()
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -218,24 +178,54 @@ def test_the_last_convolution(shape: tuple[int, ...], outputs: int, dtype: str) 
     check_last(shape, outputs, dtype)
 
 
+# ---- indices of more than 31 bits ----------------------------------------------------------------------------------
+
+
+def planned(kernels: str, batch: int) -> tuple[Any, ...]:
+    """What `on_gpu` takes for a batch of one sample again and again, 64 MiB of int8 on one side at least."""
+    wide, spread, size = (batch, 32, 128, 128, 128), (batch, 256, 64, 64, 64), (128, 128, 128)
+    if kernels == "normalization":
+        tensors = norm_tensors(blocked(batch, 1, size), 32)
+        launches = norm.launches(wide, "int8", EPSILON, SCALES[0], SCALES[2])
+        return norm.KERNEL_SET, launches, tensors, (tensors["x"].shape, np.int8), norm.workspace_bytes(wide, "int8")
+    if kernels == "shuffle":
+        launches = shuffle.launches(spread, "int8", 32, *SCALES)
+        tensors = {"x": blocked(batch, 8, (64, 64, 64)), "skip": blocked(batch, 1, size)}
+        return shuffle.KERNEL_SET, launches, tensors, ((batch, 2, *size, 32), np.int8), {}
+    first = kernels == "first convolution"
+    w = integers(8, *((32, 1, 3, 3, 3) if first else (3, 32, 1, 1, 1)))
+    x = np.repeat(integers(9, 1, 1, *size), batch, 0) if first else blocked(batch, 1, size)
+    tensors = {"x": x, "w": w, **vectors(len(w), 1e-3)}
+    output: Any = ((batch, 1, *size, 32), np.int8) if first else ((batch, 3, *size), np.float32)
+    shape, pads = (batch, 1, *size) if first else wide, [int(first)] * 6
+    return conv.KERNEL_SET, conv.launches(shape, w.shape, output[1].__name__, pads, [1] * 3), tensors, output, {}
+
+
+def blocked(batch: int, blocks: int, size: tuple[int, ...]) -> Array:
+    """Samples of equal values in CDHW32."""
+    return np.repeat(integers(blocks, 1, blocks, *size, 32), batch, 0)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck", "synccheck"])
+@pytest.mark.parametrize("kernels", ["normalization", "shuffle", "first convolution", "last convolution"])
+def test_the_last_samples_of_a_batch_of_2_gib(kernels: str) -> None:
+    want, got = on_gpu(*planned(kernels, 1)), on_gpu(*planned(kernels, 33))
+    assert len(np.unique(want)) > 40
+    assert all(np.array_equal(got[at], want[0]) for at in (0, 16, 31, 32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", device.TOOLS)
 def test_compute_sanitizer_finds_nothing(tool: str) -> None:
-    sanitizer = shutil.which("compute-sanitizer")
-    if sanitizer is None:
-        pytest.skip("compute-sanitizer is not on PATH")
-    module = "tests.gpu.test_unet3d_plugins"
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "1", sys.executable, "-m", module]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    device.sanitize("tests.gpu.test_unet3d_plugins", tool)
 
 
 if __name__ == "__main__":
-    if why := problem():
-        sys.exit(why)
+    if PROBLEM:
+        sys.exit(PROBLEM)
     for dtype in ("float32", "float16"):
         launches, tensors, output, workspace = norm_float((2, 3, 13, 30, 31), dtype)
-        on_gpu(norm.KERNEL_SET, launches, tensors, output, **workspace)
+        on_gpu(norm.KERNEL_SET, launches, tensors, output, workspace)
         check_shuffle(integers(0, 2, 24, 3, 5, 7).astype(dtype), integers(1, 2, 3, 6, 10, 14).astype(dtype))
         check_last((2, 64, 3, 5, 7), 3, dtype)
     check_norm_int8((2, 40, 9, 11, 13))

@@ -1,13 +1,11 @@
 """The window loop on a GPU against the CPU's accumulator, label for label. Needs an NVIDIA GPU; not yet run on one.
 
-The engine is a kernel of a few lines, compiled here, whose scores NumPy computes to the same bits: one product and one
-sum a score. `python tests/gpu/test_windows.py` runs a few small cases, which is what compute-sanitizer watches.
+The engine is a kernel of a few lines (network.cu), whose scores NumPy computes to the same bits: one product and one
+sum a score. `python -m tests.gpu.test_windows` runs a few small cases, which is what compute-sanitizer watches.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 from math import prod
 from pathlib import Path
@@ -16,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.gpu import device
 from trtforge.backends.base import TensorSpec
-from trtforge.backends.tensorrt_rtx_.environment import driver_problem
 from trtforge.engines.machine import compute_capability
 from trtforge.errors.windows import ScoresNotFinite
+from trtforge.gpu import cuda_core
 from trtforge.runtime.windows.accumulate import NumpyAccumulator
 from trtforge.runtime.windows.blocks import Blocks
 from trtforge.runtime.windows.cubins import WINDOWS
@@ -29,59 +28,35 @@ from trtforge.volumes.windows import WindowGrid
 
 Array = np.ndarray[Any, Any]
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(bool(driver_problem()), reason=driver_problem() or "-"),
-]
+PROBLEM = device.problem(WINDOWS)
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(PROBLEM), reason=PROBLEM or "-")]
 
-NETWORK = r"""
-__device__ void put(float *at, float value) { *at = value; }
-__device__ void put(unsigned short *at, float value) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(*at) : "f"(value)); }
-
-template <typename From, typename To>
-__device__ void scores(const From *x, const float *gain, const float *bias, To *y, int channels, int voxels) {
-    const int at = blockIdx.x * blockDim.x + threadIdx.x, n = blockIdx.y;
-    if (at >= voxels) return;
-    const float value = x[(long long)n * voxels + at];
-    for (int c = 0; c < channels; ++c) {
-        const long long score = (long long)c * voxels + at;
-        put(y + (long long)n * channels * voxels + score, __fadd_rn(__fmul_rn(value, gain[c]), bias[score]));
-    }
-}
-
-#define NETWORK(NAME, FROM, TO)                                                                                     \
-    extern "C" __global__ void NAME(const FROM *x, const float *gain, const float *bias, TO *y, int channels,       \
-                                    int voxels) { scores(x, gain, bias, y, channels, voxels); }
-
-NETWORK(float32_float32, float, float)
-NETWORK(float32_float16, float, unsigned short)
-NETWORK(int8_float32, signed char, float)
-NETWORK(int8_float16, signed char, unsigned short)
-"""
+NETWORK = Path(__file__).with_name("network.cu")
+NETWORKS = tuple(f"{taken}_{given}" for taken in ("float32", "int8") for given in ("float32", "float16"))
 
 
 class KernelSession:
     """A DeviceSession whose engine is one kernel; ``scores`` is the same in NumPy."""
 
     def __init__(self, batch: int, channels: int, window: Any, taken: str, given: str) -> None:
-        core = pytest.importorskip("cuda.core", reason="cuda-core is not installed")
-        device = core.Device(0)
-        device.set_current()
-        major, minor = device.compute_capability
-        options = core.ProgramOptions(arch=f"sm_{major}{minor}", std="c++17")
-        code = core.Program(NETWORK, "c++", options).compile("cubin")
+        core = cuda_core()
+        here = core.Device(0)
+        here.set_current()
+        major, minor = here.compute_capability
+        options = core.ProgramOptions(arch=f"sm_{major}{minor}", std="c++17", include_path=WINDOWS.include_path)
+        code = core.Program(NETWORK.read_text(), "c++", options).compile("cubin")
         self._core, self._kernel = core, code.get_kernel(f"{taken}_{given}")
         self.inputs = (TensorSpec("image", (batch, 1, *window), taken),)
         self.outputs = (TensorSpec("scores", (batch, channels, *window), given),)
         rng = np.random.default_rng(channels)
         self.gain = rng.normal(size=channels).astype(np.float32)
         self.bias = rng.normal(size=(channels, *window)).astype(np.float32)
-        self._stream = device.create_stream()
-        self._gain, self._bias = (self._on(device, array) for array in (self.gain, self.bias))
+        self._stream = here.create_stream()
+        self._gain, self._bias = (self._on(here, array) for array in (self.gain, self.bias))
         self._bound: dict[str, int] = {}
 
-    def _on(self, device: Any, array: Array) -> Any:
-        buffer = device.allocate(array.nbytes, stream=self._stream)
+    def _on(self, here: Any, array: Array) -> Any:
+        buffer = here.allocate(array.nbytes, stream=self._stream)
         host = self._core.Buffer.from_handle(array.ctypes.data, array.nbytes, owner=array)
         buffer.copy_from(host, stream=self._stream)
         self._stream.sync()
@@ -182,17 +157,14 @@ def test_nan_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck"])
+@pytest.mark.parametrize("tool", device.TOOLS)
 def test_compute_sanitizer_finds_nothing(tool: str) -> None:
-    sanitizer = shutil.which("compute-sanitizer")
-    if sanitizer is None:
-        pytest.skip("compute-sanitizer is not on PATH")
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "1", sys.executable, str(Path(__file__))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    device.sanitize("tests.gpu.test_windows", tool)
 
 
 if __name__ == "__main__":
+    if PROBLEM:
+        sys.exit(PROBLEM)
     check((20, 33, 41), (16, 16, 16), batch=3)
     check((20, 33, 41), (16, 16, 16), batch=2, taken="int8", given="float16", mode="monai", channels=5)
     check((20, 33, 41), (16, 16, 16), taken="int8", scale=0.03)

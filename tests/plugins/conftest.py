@@ -1,22 +1,16 @@
-"""What the tests of every plugin share: kernels for this CPU, functions in onnxruntime, NVRTC."""
+"""What the tests of every plugin share: kernels for this CPU, NVRTC."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from onnx import FunctionProto
 
-from tests.plugins.functions import cdhw32, evaluated, linear, model_of
 from tests.plugins.on_host import HostKernels, compile_for_host
 from trtforge.kernels.cubins import KernelSet
-
-Array = np.ndarray[Any, Any]
 
 
 @pytest.fixture(scope="session")
@@ -69,26 +63,3 @@ def kernels_in_cubin(
         return {name.decode() for name in re.findall(rb"\.text\.(\w+)\0", binary)}
 
     return found
-
-
-@pytest.fixture(scope="session")
-def run_function() -> Callable[..., Array]:
-    """`evaluated`."""
-    return evaluated
-
-
-@pytest.fixture(scope="session")
-def inferred_shape() -> Callable[..., list[int | str]]:
-    """The sizes that ONNX infers for a function's result."""
-
-    def infer(function: FunctionProto, *inputs: Array, dynamic: bool = False, **attributes: Any) -> list[int | str]:
-        sizes = model_of(function, *inputs, dynamic=dynamic, **attributes).graph.output[0].type.tensor_type.shape.dim
-        return [size.dim_param or size.dim_value for size in sizes]
-
-    return infer
-
-
-@pytest.fixture(scope="session")
-def layout() -> SimpleNamespace:
-    """`layout.cdhw32` and `layout.linear`."""
-    return SimpleNamespace(cdhw32=cdhw32, linear=linear)

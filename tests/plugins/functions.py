@@ -41,6 +41,14 @@ def model_of(function: FunctionProto, *inputs: Array, dynamic: bool = False, **a
     return inferred
 
 
+def inferred_shape(
+    function: FunctionProto, *inputs: Array, dynamic: bool = False, **attributes: Any
+) -> list[int | str]:
+    """The sizes that ONNX infers for a function's result."""
+    sizes = model_of(function, *inputs, dynamic=dynamic, **attributes).graph.output[0].type.tensor_type.shape.dim
+    return [size.dim_param or size.dim_value for size in sizes]
+
+
 def cdhw32(array: Array, garbage: bool = False) -> Array:
     """int8 [N, C, D, H, W] -> [N, ceil(C / 32), D, H, W, 32]; channels that fill up get zeros, or anything."""
     n, c, *size = array.shape

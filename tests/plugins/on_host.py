@@ -45,12 +45,20 @@ trtforge::host::Launch prepared(const char *name, dim3 grid, dim3 block, void *c
     return {{}};
 }}
 
+// The same for those who do not know the shim.
+extern "C" void prepare(const char *name, const unsigned *shape, void *const *parameters, unsigned order, int late,
+                        int without, std::function<long()> &made) {{
+    const dim3 grid{{shape[0], shape[1], shape[2]}}, block{{shape[3], shape[4], shape[5]}};
+    const auto run = prepared(name, grid, block, parameters);
+    if (run) made = [=] {{ return run({{order, late != 0, without}}); }};
+}}
+
 // Bank conflicts of the matrix loads; -1 where there is no such kernel.
 extern "C" long launch(const char *name, const unsigned *shape, void *const *parameters, unsigned order, int late,
                        int without) {{
-    const dim3 grid{{shape[0], shape[1], shape[2]}}, block{{shape[3], shape[4], shape[5]}};
-    const auto run = prepared(name, grid, block, parameters);
-    return run ? run({{order, late != 0, without}}) : -1;
+    std::function<long()> made;
+    prepare(name, shape, parameters, order, late, without, made);
+    return made ? made() : -1;
 }}
 """
 CASE = '    if (!std::strcmp(name, "{0}")) return trtforge::host::prepared({0}, grid, block, parameters);'
@@ -144,7 +152,6 @@ class HostKernels:
         addresses = {name: np.uint64(each.array.ctypes.data) for name, each in memory.items()}
         addresses |= {name: np.uint64(0) for name in tensors if name not in given}
         for launch in launches:
-            assert launch.shared == 0
             boxes = [np.array([addresses[each] if isinstance(each, str) else each]) for each in launch.arguments]
             parameters = (ctypes.c_void_p * len(boxes))(*(box.ctypes.data for box in boxes))
             self.launch(launch.kernel, launch.grid, launch.block, ctypes.addressof(parameters), schedule)
@@ -155,23 +162,24 @@ class HostKernels:
         return memory["y"].array.copy()
 
 
-def build_for_host(
-    kernels: KernelSet, names: Sequence[str], folder: Path, library: str = "kernels.so", *more: str
-) -> Path:
-    """A library of a plugin's kernels of these names, made in ``folder``, where sources of its own are taken first.
-    ``more``: options, and sources in place of `host.cpp`, which they include. Skips without a C++ compiler."""
+def build(library: Path, source: Path, *options: str) -> Path:
+    """A library of a C++ source. Skips without a C++ compiler."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler")
+    command = [compiler, *FLAGS, *options, str(source), "-o", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return library
+
+
+def build_for_host(kernels: KernelSet, names: Sequence[str], folder: Path) -> Path:
+    """A library of a plugin's kernels of these names, made in ``folder``, where sources of its own are taken first."""
     for source in kernels.sources[1:]:  # in a template g++ does not put it where the shim fills it with nonsense
         assert "__shared__" not in kernels.source(source).read_text(), f"shared memory in {source}, not in kernel.cu"
     host = folder / "host.cpp"
     host.write_text(HOST.format(cases="\n".join(map(CASE.format, names))))
-    where = [f"-I{each}" for each in (folder, *kernels.include_path)]
-    command = [compiler, *FLAGS, *where, *(more or [str(host)]), "-o", str(folder / library)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / library
+    return build(folder / "kernels.so", host, *(f"-I{each}" for each in (folder, *kernels.include_path)))
 
 
 def compile_for_host(kernels: KernelSet, names: Sequence[str], folder: Path) -> HostKernels:

@@ -1,4 +1,4 @@
-"""Graphs written as text, what they compute, what plugins make of them; the rewrite tests `run_path` this file."""
+"""Graphs written as text, what they compute, what plugins make of them."""
 
 from __future__ import annotations
 

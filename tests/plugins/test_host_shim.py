@@ -72,12 +72,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Array]:
     (folder / "kernel.cu").write_text(SOURCE)
     kernels = on_host.compile_for_host(KernelSet("none", ("kernel.cu",), "of this test"), NAMES, folder)
 
-    def of(name: str, order: int = 0, late: bool = False) -> Array:
+    def of(name: str, order: int = 0, late: bool = False, grid: tuple[int, int, int] = (1, 1, 1)) -> Array:
         y = aligned.empty((64,), np.int32)
         y[:] = 3
         parameters = np.array([y.ctypes.data], np.uint64)
         addresses = np.array([parameters.ctypes.data], np.uint64)
-        kernels.launch(name, (1, 1, 1), (THREADS, 1, 1), addresses.ctypes.data, on_host.Schedule(order, late))
+        kernels.launch(name, grid, (THREADS, 1, 1), addresses.ctypes.data, on_host.Schedule(order, late))
         return y
 
     return of
@@ -97,6 +97,13 @@ def test_what_hangs_or_is_undefined_ends_the_program(run: Any, name: str, why: s
     ended, said = on_host.end_of(lambda: run(name, order))
     assert ended == signal.SIGABRT
     assert why in said
+
+
+@pytest.mark.parametrize("grid", [(1, 65536, 1), (1, 1, 65536), (2**31, 1, 1)])
+def test_a_grid_that_no_gpu_takes_ends_the_program(run: Any, grid: tuple[int, int, int]) -> None:
+    ended, said = on_host.end_of(lambda: run("sums", grid=grid))
+    assert ended == signal.SIGABRT
+    assert "larger than a GPU takes" in said
 
 
 def test_shared_memory_holds_nonsense_before_each_block(run: Any) -> None:

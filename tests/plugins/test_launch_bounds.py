@@ -1,5 +1,5 @@
-"""Blocks as they are launched, against what each kernel is compiled for: a larger one would not start on a GPU, which
-nothing else here can tell."""
+"""What would keep a kernel from starting, or make it slow, which nothing else here can tell: blocks as they are
+launched, against what each kernel is compiled for; registers and shared memory, as ptxas has dealt them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.plugins.compiled import SMS, compiled
 from trtforge.plugins.conv3d_small import launch as conv
 from trtforge.plugins.instance_norm_relu import launch as norm
 from trtforge.plugins.pixel_shuffle_3d import launch as shuffle
@@ -35,6 +36,37 @@ def test_a_block_is_as_large_as_its_kernel_is_compiled_for(ptx_of: Any, kernels:
 
 def test_blocks_of_the_window_loop(ptx_of: Any) -> None:
     assert bounds(ptx_of(cubins.WINDOWS)) == dict.fromkeys(cubins.KERNELS, (cuda.THREADS, 1, 1))
+
+
+@pytest.mark.parametrize("sm", SMS)
+@pytest.mark.parametrize("kernels", [*LAUNCHES, cubins.WINDOWS], ids=lambda kernels: kernels.plugin)
+def test_nothing_spills_and_a_full_block_fits(nvrtc: Any, kernels: Any, sm: str) -> None:
+    made = compiled(kernels, sm).taken
+    assert made
+    for name, taken in made.items():
+        assert taken.spilled == 0, name
+        assert taken.registers <= 255 and taken.shared <= 48 << 10, name  # no launch has to ask for more
+
+
+def test_the_readmes_have_these_figures(nvrtc: Any) -> None:
+    def registers(kernels: Any, *names: str) -> list[int]:
+        made = compiled(kernels, "8.0").taken
+        return [made[name].registers for name in names or made]
+
+    passes = [f"{part}_{kind}" for kind in ("float32", "float16", "int8_cdhw32") for part in ("sums", "apply")]
+    first = {*registers(conv.KERNEL_SET, *conv.KERNELS[:2])}
+    last = {*registers(conv.KERNEL_SET, *conv.KERNELS[2:])}
+    moved = registers(shuffle.KERNEL_SET)
+    added = max(registers(cubins.WINDOWS, "accumulate_float16", "accumulate_float32"))
+    for kernels, said in [
+        (conv.KERNEL_SET, f"{first.pop()} registers on SM 8.0"),
+        (conv.KERNEL_SET, f"neighbouring values. {last.pop()} registers."),
+        (shuffle.KERNEL_SET, f"{min(moved)} to {max(moved)} registers on SM 8.0"),
+        (norm.KERNEL_SET, "| {}, {}; float16 {}, {} | {}, {} |".format(*registers(norm.KERNEL_SET, *passes))),
+        (cubins.WINDOWS, f"`accumulate` takes {added} registers"),
+    ]:
+        assert said in (kernels.folder / "README.md").read_text()
+    assert not first and not last
 
 
 def bounds(ptx: dict[str, str]) -> dict[str, tuple[int, ...]]:

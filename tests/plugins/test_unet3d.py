@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.plugins import rewriting as tools
 from trtforge import plugins
 from trtforge.graph.index import in_order
 from trtforge.graph.model import Model
@@ -31,7 +32,6 @@ from trtforge.surgery.rules import View
 from trtforge.surgery.swap import names_of
 
 HERE = Path(__file__)
-tools = SimpleNamespace(**run_path(str(HERE.with_name("rewriting.py"))))
 topology = SimpleNamespace(**run_path(str(HERE.parents[2] / "recipes" / "unet3d" / "topology.py")))
 NAMES = ("instance-norm-relu", "pixel-shuffle-3d", "conv3d-small")
 OPS = tuple(plugins.ops()[name] for name in NAMES)

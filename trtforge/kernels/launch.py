@@ -14,13 +14,12 @@ Argument = str | np.generic
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch. ``grid`` and ``block`` are x first; ``shared`` is dynamic shared memory in bytes."""
+    """One launch. ``grid`` and ``block`` are x first."""
 
     kernel: str
     grid: Grid
     block: Grid
     arguments: tuple[Argument, ...]
-    shared: int = 0
 
 
 def ints(*values: int) -> tuple[np.int32, ...]:

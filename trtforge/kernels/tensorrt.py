@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from trtforge.digest import sha256_bytes
 from trtforge.errors.engine import ExecutionFailed
 from trtforge.kernels.cubins import fitting
 from trtforge.kernels.launch import Launch
 from trtforge.kernels.plugin import NAMESPACE, VERSION, PluginKind, Tensor, aligned
-
-DEFAULT_SHARED = 48 << 10
-"""Bytes of dynamic shared memory that every launch may have (CUDA programming guide, "compute capabilities")."""
 
 Cubins = Mapping[str, bytes]
 """Compute capability -> cubin of the plugin's kernels; empty while building."""
@@ -73,7 +71,7 @@ def _plugin_class(trt: Any) -> type:
                 base.__init__(self)
             self.plugin_name, self.plugin_version, self.plugin_namespace = kind.name, VERSION, NAMESPACE
             self.num_outputs = 1
-            self.timing_cache_id = ""
+            self.timing_cache_id = sha256_bytes(repr(fields).encode())[:16]  # TensorRT puts name, shapes and types in front
             self.kind, self.cubins, self.fields = kind, cubins, fields
             self.listed = _listed(trt, kind, fields)
             self.loaded: Loaded | None = None
@@ -144,10 +142,9 @@ class Loaded:
     def __init__(self, cubins: Cubins, device: Any) -> None:
         core = import_module("cuda.core")
         major, minor = device.compute_capability
-        self._core, self._device = core, device
+        self._core = core
         self._code = core.ObjectCode.from_cubin(fitting(cubins, f"{major}.{minor}"))
         self._kernels: dict[str, Any] = {}
-        self._shared: dict[str, int] = {}
 
     @classmethod
     def on_this_gpu(cls, kind: PluginKind, cubins: Cubins) -> Loaded:
@@ -161,29 +158,14 @@ class Loaded:
         """Into a stream, a cudaStream_t; does not wait. ``addresses``: of the tensors that the launches name."""
         into = self._core.Stream.from_handle(stream)
         for launch in launches:
-            config = self._core.LaunchConfig(grid=launch.grid, block=launch.block, shmem_size=launch.shared)
+            config = self._core.LaunchConfig(grid=launch.grid, block=launch.block)
             values = [addresses[each] if isinstance(each, str) else each for each in launch.arguments]
-            self._core.launch(into, config, self._kernel(launch), *values)
+            self._core.launch(into, config, self._kernel(launch.kernel), *values)
 
-    def _kernel(self, launch: Launch) -> Any:
-        if launch.kernel not in self._kernels:
-            self._kernels[launch.kernel] = self._code.get_kernel(launch.kernel)
-        kernel = self._kernels[launch.kernel]
-        if launch.shared > self._shared.get(launch.kernel, DEFAULT_SHARED):  # more has to be asked for
-            self._allow_shared(kernel, launch.shared)
-            self._shared[launch.kernel] = launch.shared
-        return kernel
-
-    def _allow_shared(self, kernel: Any, size: int) -> None:
-        driver = import_module("cuda.bindings.driver")
-        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        (code,) = driver.cuKernelSetAttribute(attribute, size, kernel.handle, self._device.device_id)
-        if code != driver.CUresult.CUDA_SUCCESS:
-            raise ExecutionFailed(
-                "a plugin's kernel needs more shared memory than this GPU gives a block",
-                why=f"{size} bytes were asked for; the driver says {code.name}",
-                next="build with the plugin's `plain` lowering: `plugins: {NAME: [plain]}` in the recipe",
-            )
+    def _kernel(self, name: str) -> Any:
+        if name not in self._kernels:
+            self._kernels[name] = self._code.get_kernel(name)
+        return self._kernels[name]
 
 
 class _Size:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from tests.plugins.functions import evaluated, inferred_shape
 from trtforge.plugins.conv3d_small.function import conv3d_small, conv3d_small_int8, conv3d_small_int8_to_float
 
 Array = np.ndarray[Any, Any]
@@ -37,21 +38,21 @@ def attributes(case: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_float(run_function: Any, inferred_shape: Any, case: dict[str, Any], dynamic: bool) -> None:
+def test_float(case: dict[str, Any], dynamic: bool) -> None:
     b = RNG.normal(size=7).astype(np.float32)
     inputs = (case["x"].astype(np.float32), case["w"].astype(np.float32), b)
-    got = run_function(conv3d_small(), *inputs, dynamic=dynamic, **attributes(case))
+    got = evaluated(conv3d_small(), *inputs, dynamic=dynamic, **attributes(case))
     assert np.allclose(got, case["acc"] + b.reshape(7, 1, 1, 1), rtol=1e-6)
     shape = inferred_shape(conv3d_small(), *inputs, dynamic=False, **attributes(case))
     assert shape == list(case["acc"].shape)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_int8(run_function: Any, inferred_shape: Any, case: dict[str, Any], dynamic: bool) -> None:
+def test_int8(case: dict[str, Any], dynamic: bool) -> None:
     multiplier = np.linspace(-0.01, 0.02, 7).astype(np.float32)
     offset = np.linspace(5, -40, 7).astype(np.float32)
     inputs = (case["x"].astype(np.int8), case["w"].astype(np.int8), multiplier, offset)
-    got = run_function(conv3d_small_int8(), *inputs, dynamic=dynamic, **attributes(case))
+    got = evaluated(conv3d_small_int8(), *inputs, dynamic=dynamic, **attributes(case))
     real = case["acc"].astype(np.float32) * multiplier.reshape(7, 1, 1, 1) + offset.reshape(7, 1, 1, 1)
     assert got.dtype == np.int8
     assert np.array_equal(got, np.clip(np.rint(real), -128, 127))
@@ -60,10 +61,10 @@ def test_int8(run_function: Any, inferred_shape: Any, case: dict[str, Any], dyna
 
 
 @pytest.mark.parametrize(("to", "dtype"), [(TensorProto.FLOAT, np.float32), (TensorProto.FLOAT16, np.float16)])
-def test_int8_to_float(run_function: Any, case: dict[str, Any], to: int, dtype: Any) -> None:
+def test_int8_to_float(case: dict[str, Any], to: int, dtype: Any) -> None:
     multiplier, offset = RNG.normal(size=(2, 7)).astype(np.float32)
     inputs = (case["x"].astype(np.int8), case["w"].astype(np.int8), multiplier, offset)
-    got = run_function(conv3d_small_int8_to_float(), *inputs, to=int(to), **attributes(case))
+    got = evaluated(conv3d_small_int8_to_float(), *inputs, to=int(to), **attributes(case))
     real = case["acc"].astype(np.float32) * multiplier.reshape(7, 1, 1, 1) + offset.reshape(7, 1, 1, 1)
     assert got.dtype == dtype
     with np.errstate(over="ignore"):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from tests.plugins import on_host
+from tests.plugins.functions import evaluated
 from trtforge.plugins.conv3d_small import launch
 from trtforge.plugins.conv3d_small.function import conv3d_small_int8, conv3d_small_int8_to_float
 
@@ -31,8 +32,8 @@ def first_case(seed: int, outputs: int, batch: int, size: tuple[int, ...]) -> tu
     return integers(rng, batch, 1, *size), integers(rng, outputs, 1, 3, 3, 3), multiplier, offset
 
 
-def first_reference(run_function: Any, case: tuple[Array, ...], stride: int) -> Array:
-    result: Array = run_function(conv3d_small_int8(), *case, pads=[1] * 6, strides=[stride] * 3)
+def first_reference(case: tuple[Array, ...], stride: int) -> Array:
+    result: Array = evaluated(conv3d_small_int8(), *case, pads=[1] * 6, strides=[stride] * 3)
     return result
 
 
@@ -43,10 +44,10 @@ def last_case(seed: int, channels: int, outputs: int, batch: int, size: tuple[in
     return x, w, multiplier.astype(np.float32), offset.astype(np.float32)
 
 
-def last_reference(run_function: Any, case: tuple[Array, ...], output: str) -> Array:
+def last_reference(case: tuple[Array, ...], output: str) -> Array:
     to = helper.np_dtype_to_tensor_dtype(np.dtype(output))
     attributes = {"pads": [0] * 6, "strides": [1] * 3, "to": int(to)}
-    result: Array = run_function(conv3d_small_int8_to_float(), *case, **attributes)
+    result: Array = evaluated(conv3d_small_int8_to_float(), *case, **attributes)
     return result
 
 
@@ -65,11 +66,9 @@ def last_reference(run_function: Any, case: tuple[Array, ...], output: str) -> A
         ((3, 18, 64), 96, 2),
     ],
 )
-def test_the_first_convolution(
-    convolved: Any, run_function: Any, size: tuple[int, ...], outputs: int, batch: int, stride: int
-) -> None:
+def test_the_first_convolution(convolved: Any, size: tuple[int, ...], outputs: int, batch: int, stride: int) -> None:
     case = first_case(outputs, outputs, batch, size)
-    got, want = convolved(*case, output="int8", stride=stride), first_reference(run_function, case, stride)
+    got, want = convolved(*case, output="int8", stride=stride), first_reference(case, stride)
     assert np.array_equal(got, want)
     if want.size > 1000:
         assert len(np.unique(want)) > 200
@@ -77,20 +76,18 @@ def test_the_first_convolution(
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_any_first_convolution(convolved: Any, run_function: Any, data: st.DataObject) -> None:
+def test_any_first_convolution(convolved: Any, data: st.DataObject) -> None:
     size = tuple(data.draw(st.integers(1, most)) for most in (10, 10, 40))
     case = first_case(data.draw(st.integers(0, 99)), 32, data.draw(st.integers(1, 2)), size)
     stride, shift = data.draw(st.sampled_from([1, 2])), data.draw(st.sampled_from([0, 16]))
-    assert np.array_equal(
-        convolved(*case, output="int8", stride=stride, shift=shift), first_reference(run_function, case, stride)
-    )
+    assert np.array_equal(convolved(*case, output="int8", stride=stride, shift=shift), first_reference(case, stride))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_no_order_of_threads_changes_a_bit(convolved: Any, run_function: Any, stride: int) -> None:
+def test_no_order_of_threads_changes_a_bit(convolved: Any, stride: int) -> None:
     case = first_case(5, 32, 1, (9, 9, 34))
     got = convolved(*case, output="int8", stride=stride, schedules=on_host.EVERY)
-    assert np.array_equal(got, first_reference(run_function, case, stride))
+    assert np.array_equal(got, first_reference(case, stride))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -115,11 +112,11 @@ def test_every_tap_meets_its_weight(convolved: Any, stride: int) -> None:
 
 
 @pytest.mark.parametrize(("value", "weight"), [(-128, -128), (-128, 127), (127, -128), (0, 5)])
-def test_extremes_of_the_first(convolved: Any, run_function: Any, value: int, weight: int) -> None:
+def test_extremes_of_the_first(convolved: Any, value: int, weight: int) -> None:
     x, w = np.full((1, 1, 4, 4, 6), value, np.int8), np.full((32, 1, 3, 3, 3), weight, np.int8)
     multiplier = np.geomspace(1e-9, 1e30, 32).astype(np.float32)
     case = x, w, multiplier, np.linspace(-200, 200, 32).astype(np.float32)
-    assert np.array_equal(convolved(*case, output="int8"), first_reference(run_function, case, 1))
+    assert np.array_equal(convolved(*case, output="int8"), first_reference(case, 1))
 
 
 def test_halves_go_to_even(convolved: Any) -> None:
@@ -136,16 +133,16 @@ def test_halves_go_to_even(convolved: Any) -> None:
 @pytest.mark.parametrize("outputs", range(1, 9))
 @pytest.mark.parametrize(("size", "channels", "batch"), [((4, 8, 9), 32, 1), ((1, 1, 1), 64, 3), ((3, 5, 43), 96, 2)])
 def test_the_last_convolution(
-    convolved: Any, run_function: Any, size: tuple[int, ...], channels: int, batch: int, outputs: int, output: str
+    convolved: Any, size: tuple[int, ...], channels: int, batch: int, outputs: int, output: str
 ) -> None:
     case = last_case(outputs, channels, outputs, batch, size)
-    got, want = convolved(*case, output=output), last_reference(run_function, case, output)
+    got, want = convolved(*case, output=output), last_reference(case, output)
     assert got.dtype == want.dtype == output
     assert got.tobytes() == want.tobytes()
 
 
 @pytest.mark.parametrize("output", ["float32", "float16"])
-def test_extremes_of_the_last(convolved: Any, run_function: Any, output: str) -> None:
+def test_extremes_of_the_last(convolved: Any, output: str) -> None:
     """Sums past 2^24, which float32 rounds; results past float16, and below its smallest normal number."""
     x = np.full((1, 1056, 1, 2, 9), -128, np.int8)
     x[:, 3] = integers(np.random.default_rng(0), 1, 2, 9)
@@ -154,7 +151,7 @@ def test_extremes_of_the_last(convolved: Any, run_function: Any, output: str) ->
     multiplier = np.array([1, 1e-3, 4.5e-3, 2e-13, 1e-12, 1e35, -1e-15, 3e-10], np.float32)
     case = x, w, multiplier, np.array([0.25, 1, 0, 0, -3e-8, 0, 0, 0], np.float32)
     assert np.abs(case[0].astype(np.int64)[0, :, 0, 0, 0] @ w.astype(np.int64)[0, :, 0, 0, 0]) > 2**24
-    got, want = convolved(*case, output=output), last_reference(run_function, case, output)
+    got, want = convolved(*case, output=output), last_reference(case, output)
     assert got.tobytes() == want.tobytes()
 
 

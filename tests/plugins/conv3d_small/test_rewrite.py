@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.plugins import rewriting as tools
 from trtforge.graph.model import Model
 from trtforge.kernels.plugin import Tensor
 from trtforge.plugins.conv3d_small import function, launch
@@ -20,7 +18,6 @@ from trtforge.plugins.conv3d_small.rewrite import OP
 from trtforge.surgery.choose import choose
 from trtforge.surgery.op import Creator, Situation
 
-tools = SimpleNamespace(**run_path(str(Path(__file__).parents[1] / "rewriting.py")))
 Array = np.ndarray[Any, Any]
 FIRST = "[conv] r = Conv <pads = [1, 1, 1, 1, 1, 1]> (a, w, b) [after] y = Neg (r)"
 LAST = "[conv] y = Conv (a, w, b)"

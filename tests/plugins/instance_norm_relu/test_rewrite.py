@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from tests.plugins import rewriting as tools
 from trtforge.graph.model import Model
 from trtforge.kernels.plugin import Tensor
 from trtforge.plugins.instance_norm_relu import function, launch
@@ -19,8 +16,6 @@ from trtforge.plugins.instance_norm_relu.plugin import KINDS
 from trtforge.plugins.instance_norm_relu.rewrite import OP
 from trtforge.surgery.choose import choose
 from trtforge.surgery.op import Creator, Situation
-
-tools = SimpleNamespace(**run_path(str(Path(__file__).parents[1] / "rewriting.py")))
 
 INSIDE = """
     [norm] n = InstanceNormalization <epsilon = 0.01> (a, scale, bias)

@@ -1,19 +1,16 @@
-"""Detection heads written as text, and the plugin's meaning by loops; the tests here `run_path` this file."""
+"""Detection heads written as text, and the plugin's meaning by loops."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from tests.plugins import rewriting as tools
 from trtforge.graph.model import Model
 from trtforge.plugins.nms.function import Variant
 
-tools = SimpleNamespace(**run_path(str(Path(__file__).parents[1] / "rewriting.py")))
 Array = np.ndarray[Any, Any]
 
 IMAGES, BOXES, CLASSES, KEEP = 2, 12, 3, 5

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.plugins.nms import graphs
 from trtforge.graph.model import Model
 from trtforge.plugins.nms.decode import Decoder, decoder_of
 from trtforge.plugins.nms.rewrite import OP
 from trtforge.surgery.choose import as_functions
 from trtforge.surgery.rules import View
 
-graphs = SimpleNamespace(**run_path(str(Path(__file__).parent / "graphs.py")))
 tools = graphs.tools
 Array = np.ndarray[Any, Any]
 BOXES = graphs.BOXES

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from tests.plugins.nms import graphs
 from trtforge.graph.model import Model
 from trtforge.plugins.nms.function import OUTPUTS, Variant, nms
 from trtforge.surgery.op import call
 
-graphs = SimpleNamespace(**run_path(str(Path(__file__).parent / "graphs.py")))
 Array = np.ndarray[Any, Any]
 
 VARIANTS = [Variant(*bits) for bits in itertools.product([False, True], repeat=5)]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.plugins.nms import graphs
 from trtforge.plugins.nms.function import LEAST
 from trtforge.plugins.nms.rewrite import OP
 from trtforge.surgery.choose import as_functions
 
-graphs = SimpleNamespace(**run_path(str(Path(__file__).parent / "graphs.py")))
 tools = graphs.tools
 
 ROOM = {"keep": np.array([40]), "padding": np.array([0, 0, 0, 40])}

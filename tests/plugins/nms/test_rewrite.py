@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.plugins.nms import graphs
+from tests.plugins.nms import test_function as function_tests
 from trtforge.graph.model import Model
 from trtforge.graph.passes.registry import run
 from trtforge.plugins.nms.function import Variant
@@ -22,9 +21,7 @@ from trtforge.plugins.nms.rewrite import OP
 from trtforge.surgery.choose import as_functions
 from trtforge.surgery.rules import View
 
-graphs = SimpleNamespace(**run_path(str(Path(__file__).parent / "graphs.py")))
 tools = graphs.tools
-function_tests = SimpleNamespace(**run_path(str(Path(__file__).parent / "test_function.py")))
 Array = np.ndarray[Any, Any]
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from runpy import run_path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,8 @@ import onnx
 import pytest
 from onnx import AttributeProto, NodeProto, TensorProto, helper
 
+from tests.plugins.nms import graphs
+from tests.plugins.nms import test_decode as decoders
 from trtforge.errors.graph import NoLowering
 from trtforge.graph.model import Model
 from trtforge.graph.passes.registry import run as run_passes
@@ -24,8 +24,6 @@ from trtforge.surgery.documented import documented
 from trtforge.surgery.op import Creator, Situation
 from trtforge.surgery.rules import attribute
 
-graphs = SimpleNamespace(**run_path(str(Path(__file__).parent / "graphs.py")))
-decoders = SimpleNamespace(**run_path(str(Path(__file__).parent / "test_decode.py")))
 tools = graphs.tools
 Array = np.ndarray[Any, Any]
 

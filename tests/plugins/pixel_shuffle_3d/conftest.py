@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.plugins.functions import cdhw32, linear
 from trtforge.plugins.pixel_shuffle_3d import launch
 
 Array = np.ndarray[Any, Any]
 
 
 @pytest.fixture(scope="session")
-def shuffled(host_kernels: Any, layout: Any) -> Any:
+def shuffled(host_kernels: Any) -> Any:
     """Runs the launch on x [N, 8K, D, H, W] and skip, logical arrays, and gives a logical array."""
     kernels = host_kernels(launch.KERNEL_SET, launch.KERNELS)
 
@@ -26,10 +27,10 @@ def shuffled(host_kernels: Any, layout: Any) -> Any:
             output = (n, channels + behind, *doubled), x.dtype
             made: Array = kernels([one], {"x": x, "skip": skip}, output, {}, offset, schedules)
             return made
-        tensors = {"x": layout.cdhw32(x, garbage=True), "skip": None if skip is None else layout.cdhw32(skip)}
+        tensors = {"x": cdhw32(x, garbage=True), "skip": None if skip is None else cdhw32(skip)}
         blocks = -(-channels // 32) + -(-behind // 32)
         output = (n, blocks, *doubled, 32), np.dtype(np.int8)
-        got: Array = layout.linear(kernels([one], tensors, output, {}, offset, schedules), channels + behind)
+        got: Array = linear(kernels([one], tensors, output, {}, offset, schedules), channels + behind)
         return got
 
     return run

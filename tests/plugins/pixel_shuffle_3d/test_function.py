@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.plugins.functions import evaluated, inferred_shape
 from trtforge.plugins.pixel_shuffle_3d.function import (
     pixel_shuffle_3d,
     pixel_shuffle_3d_concat,
@@ -40,16 +41,16 @@ def skip() -> Array:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_voxels_of_a_cube_are_t_r_s(run_function: Any, x: Array, skip: Array, dtype: str, dynamic: bool) -> None:
+def test_voxels_of_a_cube_are_t_r_s(x: Array, skip: Array, dtype: str, dynamic: bool) -> None:
     x, skip = x.astype(dtype), skip.astype(dtype)
-    got = run_function(pixel_shuffle_3d(), x, dynamic=dynamic)
+    got = evaluated(pixel_shuffle_3d(), x, dynamic=dynamic)
     assert (got == by_index(x)).all()
-    got = run_function(pixel_shuffle_3d_concat(), x, skip, dynamic=dynamic)
+    got = evaluated(pixel_shuffle_3d_concat(), x, skip, dynamic=dynamic)
     assert (got == np.concatenate([by_index(x), skip], 1)).all()
     assert got.dtype == dtype
 
 
-def test_it_is_a_transposed_convolution_of_one_hot_weights(run_function: Any) -> None:
+def test_it_is_a_transposed_convolution_of_one_hot_weights() -> None:
     """What MLPerf's graph has in its place: kernel and stride 2, channel 8k + tap of x alone at voxel tap of k."""
     from onnx import TensorProto, helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
@@ -67,28 +68,28 @@ def test_it_is_a_transposed_convolution_of_one_hot_weights(run_function: Any) ->
         [numpy_helper.from_array(weight, "w")],
     )
     (want,) = ReferenceEvaluator(helper.make_model(graph)).run(None, {"x": x})
-    assert np.array_equal(run_function(pixel_shuffle_3d(), x), want)
+    assert np.array_equal(evaluated(pixel_shuffle_3d(), x), want)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_int8_in_steps_of_the_output(run_function: Any, x: Array, skip: Array, dynamic: bool) -> None:
+def test_int8_in_steps_of_the_output(x: Array, skip: Array, dynamic: bool) -> None:
     def rescaled(values: Array, scale: float) -> Array:
         ratio = np.float32(scale) / np.float32(0.2)
         return np.clip(np.rint(values.astype(np.float32) * ratio), -128, 127).astype(np.int8)
 
-    got = run_function(pixel_shuffle_3d_int8(), x, dynamic=dynamic, **SCALES)
+    got = evaluated(pixel_shuffle_3d_int8(), x, dynamic=dynamic, **SCALES)
     assert got.dtype == np.int8
     assert (got == by_index(rescaled(x, 0.3))).all()
     assert (got == 127).any()
-    got = run_function(pixel_shuffle_3d_concat_int8(), x, skip, dynamic=dynamic, skip_scale=0.05, **SCALES)
+    got = evaluated(pixel_shuffle_3d_concat_int8(), x, skip, dynamic=dynamic, skip_scale=0.05, **SCALES)
     assert (got == np.concatenate([by_index(rescaled(x, 0.3)), rescaled(skip, 0.05)], 1)).all()
 
 
-def test_int8_of_equal_scales_changes_nothing(run_function: Any, x: Array) -> None:
-    assert (run_function(pixel_shuffle_3d_int8(), x, input_scale=0.7, output_scale=0.7) == by_index(x)).all()
+def test_int8_of_equal_scales_changes_nothing(x: Array) -> None:
+    assert (evaluated(pixel_shuffle_3d_int8(), x, input_scale=0.7, output_scale=0.7) == by_index(x)).all()
 
 
-def test_shapes_are_inferred(inferred_shape: Any, x: Array, skip: Array) -> None:
+def test_shapes_are_inferred(x: Array, skip: Array) -> None:
     assert inferred_shape(pixel_shuffle_3d(), x) == [2, 3, 4, 6, 10]
     assert inferred_shape(pixel_shuffle_3d_concat(), x, skip) == [2, 8, 4, 6, 10]
     assert inferred_shape(pixel_shuffle_3d_int8(), x, **SCALES) == [2, 3, 4, 6, 10]

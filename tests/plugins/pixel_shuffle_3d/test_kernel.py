@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.plugins import on_host
+from tests.plugins.functions import evaluated
 from trtforge.plugins.pixel_shuffle_3d import function, launch
 
 Array = np.ndarray[Any, Any]
@@ -31,14 +32,14 @@ def scales_of(dtype: str, scales: tuple[float, float, float], skip: bool) -> dic
     return {name: value for name, value in named.items() if dtype == "int8" and (skip or name != "skip_scale")}
 
 
-def reference(run_function: Any, x: Array, skip: Array | None, scales: tuple[float, float, float]) -> Array:
+def reference(x: Array, skip: Array | None, scales: tuple[float, float, float]) -> Array:
     int8, named = x.dtype == np.int8, scales_of(x.dtype.name, scales, skip is not None)
     if skip is None:
         made = function.pixel_shuffle_3d_int8() if int8 else function.pixel_shuffle_3d()
-        result: Array = run_function(made, x, **named)
+        result: Array = evaluated(made, x, **named)
     else:
         made = function.pixel_shuffle_3d_concat_int8() if int8 else function.pixel_shuffle_3d_concat()
-        result = run_function(made, x, skip, **named)
+        result = evaluated(made, x, skip, **named)
     return result
 
 
@@ -46,18 +47,18 @@ def reference(run_function: Any, x: Array, skip: Array | None, scales: tuple[flo
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("batch", "channels", "behind"), [(1, 32, 0), (2, 3, 0), (3, 32, 32), (1, 64, 5), (2, 41, 0)])
 def test_the_kernel_is_the_function(
-    shuffled: Any, run_function: Any, dtype: str, size: tuple[int, ...], batch: int, channels: int, behind: int
+    shuffled: Any, dtype: str, size: tuple[int, ...], batch: int, channels: int, behind: int
 ) -> None:
     x = values((batch, 8 * channels, *size), dtype)
     skip = values((batch, behind, *(2 * each for each in size)), dtype, 1) if behind else None
     scales = (0.05, 0.031, 0.042)
-    got, want = shuffled(x, skip, *scales), reference(run_function, x, skip, scales)
+    got, want = shuffled(x, skip, *scales), reference(x, skip, scales)
     assert got.tobytes() == want.tobytes()
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_any_shape(shuffled: Any, run_function: Any, data: st.DataObject) -> None:
+def test_any_shape(shuffled: Any, data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(["float32", "float16", "int8"]))
     batch, *size = (data.draw(st.integers(1, most)) for most in (3, 3, 4, 19))
     behind = data.draw(st.integers(0, 34))
@@ -65,23 +66,23 @@ def test_any_shape(shuffled: Any, run_function: Any, data: st.DataObject) -> Non
     scales = tuple(data.draw(st.floats(2**-8, 8, width=32)) for _ in range(3))
     x = values((batch, 8 * channels, *size), dtype, data.draw(st.integers(0, 99)))
     skip = values((batch, behind, *(2 * each for each in size)), dtype, 1) if behind else None
-    assert shuffled(x, skip, *scales).tobytes() == reference(run_function, x, skip, scales).tobytes()
+    assert shuffled(x, skip, *scales).tobytes() == reference(x, skip, scales).tobytes()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_memory_that_begins_anywhere(shuffled: Any, run_function: Any, dtype: str) -> None:
+def test_memory_that_begins_anywhere(shuffled: Any, dtype: str) -> None:
     """Rows that could go 16 bytes at a time, in tensors that begin on a multiple of 8, 4 or 2 only."""
     x, skip = values((2, 16, 2, 3, 16), dtype), values((2, 3, 4, 6, 32), dtype, 1)
-    want = reference(run_function, x, skip, EQUAL)
+    want = reference(x, skip, EQUAL)
     for offset in (8, 4, np.dtype(dtype).itemsize):
         assert shuffled(x, skip, offset=offset).tobytes() == want.tobytes()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_no_order_of_threads_changes_a_bit(shuffled: Any, run_function: Any, dtype: str) -> None:
+def test_no_order_of_threads_changes_a_bit(shuffled: Any, dtype: str) -> None:
     x, skip = values((1, 256, 3, 5, 9), dtype), values((1, 32, 6, 10, 18), dtype, 1)
     got = shuffled(x, skip, *EQUAL, schedules=on_host.EVERY)
-    assert got.tobytes() == reference(run_function, x, skip, EQUAL).tobytes()
+    assert got.tobytes() == reference(x, skip, EQUAL).tobytes()
 
 
 def test_a_read_of_16_bytes_where_they_do_not_begin_would_be_seen(shuffled: Any) -> None:
@@ -104,11 +105,11 @@ def test_equal_scales_change_no_value(shuffled: Any) -> None:
 @pytest.mark.parametrize(
     "scales", [(1.0, 1.0, 2.0), (3.0, 1.0, 2.0), (1e-3, 100.0, 1.0), (1.0, 1e-30, 1.0), (1e30, 1.0, 1e-3)]
 )
-def test_halves_and_clipping(shuffled: Any, run_function: Any, scales: tuple[float, float, float]) -> None:
+def test_halves_and_clipping(shuffled: Any, scales: tuple[float, float, float]) -> None:
     every = np.arange(-128, 128).astype(np.int8)
     x, skip = every.reshape(1, 256, 1, 1, 1), every.reshape(1, 32, 2, 2, 2)
     got = shuffled(x, skip, *scales)
-    assert got.tobytes() == reference(run_function, x, skip, scales).tobytes()
+    assert got.tobytes() == reference(x, skip, scales).tobytes()
     if scales == (1, 1, 2):
         assert got[0, 0].reshape(-1).tolist() == [-64, -64, -63, -62, -62, -62, -61, -60]
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.plugins import rewriting as tools
 from trtforge.graph.model import Model
 from trtforge.graph.passes.registry import run
 from trtforge.graph.shapes import infer_shapes
@@ -23,7 +21,6 @@ from trtforge.plugins.pixel_shuffle_3d.rewrite import OP
 from trtforge.surgery.choose import choose
 from trtforge.surgery.op import Creator, Situation
 
-tools = SimpleNamespace(**run_path(str(Path(__file__).parents[1] / "rewriting.py")))
 Array = np.ndarray[Any, Any]
 SCALES = {"input_scale": 0.1, "skip_scale": 0.2, "output_scale": 0.3}
 

@@ -1,7 +1,4 @@
-"""The stage broken in every way that the rule refuses, one thing at a time, and what is said of it.
-
-Test modules load this file by its path: they are in no package.
-"""
+"""The stage broken in every way that the rule refuses, one thing at a time, and what is said of it."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.plugins.res2.stage import Host, reference_of
+from tests.plugins.res2.stage import Kernels, reference_of
 from trtforge.plugins.res2.function import Quantized
 from trtforge.plugins.res2.launch import KERNEL_SET, KERNELS
 
@@ -16,8 +16,8 @@ Array = np.ndarray[Any, Any]
 
 
 @pytest.fixture(scope="session")
-def host(host_kernels: Callable[..., Any]) -> Host:
-    return Host(host_kernels(KERNEL_SET, KERNELS))
+def host(host_kernels: Callable[..., Any]) -> Kernels:
+    return Kernels(host_kernels(KERNEL_SET, KERNELS))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,4 @@
-"""The conv2_x stage in ONNX's textual syntax, in every spelling that the rule reads.
-
-Test modules load this file by its path: they are in no package.
-"""
+"""The conv2_x stage in ONNX's textual syntax, in every spelling that the rule reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole stage in int8: on this CPU by our kernels, in onnxruntime by Res2Int8, and its random constants."""
+"""The whole stage in int8: by our kernels, in onnxruntime by Res2Int8, and its random constants."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from trtforge.surgery.op import DOMAIN, DOMAIN_VERSION
 Array = np.ndarray[Any, Any]
 
 
-class Host:
-    """The kernels on this CPU. ``kernels``: HostKernels of the folder above."""
+class Kernels:
+    """The kernels by what runs them. ``run``: takes launches, tensors, output and workspace, as HostKernels does."""
 
-    def __init__(self, kernels: Any) -> None:
-        self.kernels = kernels
+    def __init__(self, run: Callable[..., Array]) -> None:
+        self.run = run
 
-    def stage(self, x: Array, constants: Quantized, *schedules: Any) -> Array:
-        """x int8 [N, IN, H, W] -> y int8 [N, 4 * MID, H, W]."""
+    def __call__(self, x: Array, constants: Quantized, **options: Any) -> Array:
+        """x int8 [N, IN, H, W] -> y int8 [N, 4 * MID, H, W]. ``options``: of ``run``."""
         batch, channels_in, height, width = x.shape
         mid = constants.convolutions[CONVOLUTIONS.index("a_2a")].weight.shape[0]
         planned = launches(mid, batch, height, width, channels_in=channels_in)
         tensors = {"x": to_chw32(x), **packed(constants.inputs())}
         output, workspace = (batch, mid // 8, height, width, 32), workspace_bytes(mid, batch, height, width)
-        made = self.kernels(planned, tensors, (output, np.int8), workspace, schedules=schedules)
-        return from_chw32(made)
+        return from_chw32(self.run(planned, tensors, (output, np.int8), workspace, **options))
 
 
 def shapes(mid: int) -> list[tuple[int, int, int, int]]:

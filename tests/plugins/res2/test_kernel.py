@@ -32,12 +32,12 @@ def test_any_size_and_batch(host, reference, mid: int, size: tuple[int, int, int
     x, constants = stage.images((batch, CHANNELS_IN, height, width), seed=height), stage.constants_of(mid, seed=width)
     want = reference(x, constants)
     assert len(np.unique(want)) > 20
-    assert np.array_equal(host.stage(x, constants), want)
+    assert np.array_equal(host(x, constants), want)
 
 
 def test_the_size_of_the_network(host, reference) -> None:
     x, constants = stage.images((2, CHANNELS_IN, 56, 56)), stage.constants_of(32)
-    assert np.array_equal(host.stage(x, constants, on_host.Schedule(7)), reference(x, constants))
+    assert np.array_equal(host(x, constants, schedules=[on_host.Schedule(7)]), reference(x, constants))
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -45,7 +45,7 @@ def test_the_size_of_the_network(host, reference) -> None:
 @pytest.mark.parametrize("mid", MIDS)
 def test_no_order_of_threads_or_copies_changes_a_bit(host, reference, mid: int, order: int, late: bool) -> None:
     x, constants = stage.images((1, CHANNELS_IN, 9, 9), seed=order), stage.constants_of(mid, seed=order)
-    assert np.array_equal(host.stage(x, constants, on_host.Schedule(order, late)), reference(x, constants))
+    assert np.array_equal(host(x, constants, schedules=[on_host.Schedule(order, late)]), reference(x, constants))
 
 
 @pytest.mark.parametrize(
@@ -61,21 +61,21 @@ def test_a_missing_wait_would_be_seen(tmp_path: Path, there: str, instead: str) 
     assert source.count(there) == 1
     (tmp_path / "res2.cuh").write_text(source.replace(there, instead))
     shutil.copy(KERNEL_SET.folder / "kernel.cu", tmp_path)
-    wrong = stage.Host(on_host.compile_for_host(KERNEL_SET, KERNELS, tmp_path))
+    wrong = stage.Kernels(on_host.compile_for_host(KERNEL_SET, KERNELS, tmp_path))
     with pytest.raises(AssertionError, match="depends on the order"):
-        wrong.stage(stage.images((1, CHANNELS_IN, 9, 9)), stage.constants_of(32), *on_host.EVERY[:4])
+        wrong(stage.images((1, CHANNELS_IN, 9, 9)), stage.constants_of(32), schedules=on_host.EVERY[:4])
 
 
 def test_a_missing_barrier_would_be_seen(host) -> None:
     x, constants = stage.images((1, CHANNELS_IN, 9, 9)), stage.constants_of(32)
-    assert not on_host.unseen_barriers(KERNEL_SET, lambda schedules: host.stage(x, constants, *schedules))
+    assert not on_host.unseen_barriers(KERNEL_SET, lambda schedules: host(x, constants, schedules=schedules))
 
 
 def test_matrix_loads_meet_no_bank_twice(host) -> None:
-    before = host.kernels.conflicts
+    before = host.run.conflicts
     for mid in MIDS:
-        host.stage(stage.images((1, CHANNELS_IN, 9, 10)), stage.constants_of(mid))
-    assert host.kernels.conflicts == before
+        host(stage.images((1, CHANNELS_IN, 9, 10)), stage.constants_of(mid))
+    assert host.run.conflicts == before
 
 
 @pytest.mark.parametrize("mid", MIDS)
@@ -95,7 +95,7 @@ def test_the_largest_sums(host, reference, mid: int, weight: int, value: int) ->
     constants = Quantized(tuple(convolutions), np.array([0.9, 1.1, 0.7], np.float32))
     want = reference(x, constants)
     assert len(np.unique(want)) > 10
-    assert np.array_equal(host.stage(x, constants), want)
+    assert np.array_equal(host(x, constants), want)
 
 
 @pytest.mark.parametrize("mid", MIDS)
@@ -111,7 +111,7 @@ def test_everything_clipped(host, reference, mid: int) -> None:
         wide = Quantized(tuple(huge), np.full(3, residual, np.float32))
         want = reference(x, wide)
         assert set(np.unique(want)) >= {0, 127}
-        assert np.array_equal(host.stage(x, wide), want)
+        assert np.array_equal(host(x, wide), want)
 
 
 @pytest.mark.parametrize("mid", MIDS)
@@ -131,7 +131,7 @@ def test_ties_go_to_the_even_number(host, reference, mid: int) -> None:
     branch1 = constants.convolutions[0]
     sums = np.einsum("oi,nihw->nohw", branch1.weight[:, :, 0, 0].astype(int), x) * branch1.multiplier + branch1.bias
     assert (sums % 1 == 0.5).mean() > 0.3
-    assert np.array_equal(host.stage(x, constants), reference(x, constants))
+    assert np.array_equal(host(x, constants), reference(x, constants))
 
 
 @pytest.mark.parametrize("mid", MIDS)
@@ -160,7 +160,7 @@ def test_the_product_is_rounded_before_the_sum(host, reference, mid: int) -> Non
     only["a_branch1"] = QuantizedConvolution(filters, multiplier.reshape(column), bias.reshape(column))
     shown = Quantized(replaced(constants, **only).convolutions, np.ones(3, np.float32))
     x = np.full((1, CHANNELS_IN, 2, 3), 3, np.int8)
-    got = host.stage(x, shown)
+    got = host(x, shown)
     assert np.array_equal(got, np.broadcast_to(apart.astype(np.int8)[None, :, None, None], got.shape))
     assert np.array_equal(got, reference(x, shown))
 
@@ -174,7 +174,7 @@ def test_what_lies_outside_the_image_is_zero_after_2a(host, reference) -> None:
         for name in ("a_2a", "b_2a", "c_2a")
     }
     x, constants = stage.images((1, CHANNELS_IN, 10, 3)), replaced(constants, **biased)
-    assert np.array_equal(host.stage(x, constants), reference(x, constants))
+    assert np.array_equal(host(x, constants), reference(x, constants))
 
 
 def test_a_chunk_lies_as_the_product_wants_it() -> None:

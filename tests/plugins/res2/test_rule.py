@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, compose, helper, numpy_helper
 
+from tests.plugins.res2 import graphs
 from trtforge.graph import io
 from trtforge.graph.model import Model
 from trtforge.graph.passes.registry import run
@@ -21,7 +20,6 @@ from trtforge.plugins.res2.rewrite import OP
 from trtforge.surgery.choose import as_functions
 from trtforge.surgery.rules import Match, View
 
-graphs = SimpleNamespace(**run_path(str(Path(__file__).with_name("graphs.py"))))
 Stage, Spelling = graphs.Stage, graphs.Spelling
 
 

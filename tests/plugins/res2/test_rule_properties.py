@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -13,13 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.plugins.res2 import breakages, graphs
 from trtforge.plugins.res2.rewrite import OP
 from trtforge.surgery.rules import View
 from trtforge.surgery.swap import names_of, swap
-
-graphs, breakages = (
-    SimpleNamespace(**run_path(str(Path(__file__).with_name(f"{name}.py")))) for name in ("graphs", "breakages")
-)
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

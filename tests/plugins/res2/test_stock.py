@@ -7,14 +7,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import AttributeProto, helper
 
+from tests.plugins.res2 import graphs
 from trtforge.digest import sha256_bytes
 from trtforge.errors.graph import NoLowering
 from trtforge.graph.model import Model
@@ -26,7 +25,6 @@ from trtforge.surgery.op import Creator, Situation
 from trtforge.surgery.rules import Match, View
 from trtforge.surgery.swap import names_of
 
-graphs = SimpleNamespace(**run_path(str(Path(__file__).with_name("graphs.py"))))
 FULL = graphs.Spelling(channels=(64, 64, 256), size=(56, 56), batch="n")
 
 

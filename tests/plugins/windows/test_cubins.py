@@ -91,7 +91,7 @@ def test_no_float_arithmetic_is_fused(ptx_of) -> None:
     assert not re.findall(r"\bfma\.", ptx)
     floats = re.findall(r"\b((?:add|sub|mul|div)\.(?:\w+\.)?f32)\b", ptx)
     assert {"add.rn.f32", "sub.rn.f32", "mul.rn.f32", "div.rn.f32"} == set(floats)
-    assert ".local" not in ptx  # nothing spills out of registers
+    assert ".local" not in ptx  # no array is indexed in memory
     assert "ld.global.nc.v4.u32" in ptx  # rows of a window go 16 bytes at a time
 
 

@@ -5,14 +5,13 @@ In a process of its own, because once loaded the stand-in is the driver for all 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.plugins.windows.driver import driver_of_the_cpu
+from tests.plugins.windows.driver import driver_of_the_cpu, environment
 
 HERE = Path(__file__).parent
 
@@ -27,9 +26,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_loop_runs_on_the_real_cuda_core(driver: Path, sm: str, tmp_path: Path) -> None:
     pytest.importorskip("cuda.core", reason="cuda-core is not installed")
     soc = {"TRTFORGE_TEST_SOC": "1"} if sm == "8.7" else {}
-    path = os.pathsep.join([str(driver), os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(os.pathsep)
-    environment = os.environ | soc | {"LD_LIBRARY_PATH": path, "TRTFORGE_CACHE": str(tmp_path)}
+    there = environment(driver, TRTFORGE_CACHE=str(tmp_path), **soc)
     command = [sys.executable, str(HERE / "on_driver.py"), sm]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=there, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ["right"] * 4
