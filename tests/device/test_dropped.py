@@ -18,8 +18,8 @@ pytestmark = pytest.mark.sshd
 class Running:
     """A command in a process of its own, whose trtforge has the source digest of the far side."""
 
-    def __init__(self, workshop, device: Device, *arguments: str) -> None:
-        self.process = workshop.start(*arguments, PYTHONPATH=str(device.folder / "site"))
+    def __init__(self, workshop, device: Device, *arguments: str, **environment: str) -> None:
+        self.process = workshop.start(*arguments, PYTHONPATH=str(device.folder / "site"), **environment)
         self.err = ""
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

@@ -358,6 +358,20 @@ def test_an_absent_kit_and_a_taken_place(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kit.tar.zst", "out"]
 
 
+def test_a_folder_is_no_name_for_a_kit(tmp_path: Path) -> None:
+    with pytest.raises(KitNotWritten) as caught:
+        write_kit(tmp_path, FILES, INFO)
+    assert caught.value.next == f"write it elsewhere: --out {tmp_path}/net{SUFFIX}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_member_that_is_the_folder_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "kit.tar.zst"
+    write_kit(path, {"a": b"x", "a/b": b"y"}, INFO)
+    with pytest.raises(KitDamaged, match="damaged"):
+        read_kit(path, into=tmp_path / "out")
+
+
 def test_for_a_folder_the_kit_in_it_is_named(tmp_path: Path) -> None:
     inside = tmp_path / "host" / f"net{SUFFIX}"
     write_kit(inside, FILES, INFO)

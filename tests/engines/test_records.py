@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtforge.engines.records import Doc, RecordError, from_json, json_schema, to_json
+from trtforge.engines.records import Doc, RecordError, from_json, json_schema, parse, to_json
 
 
 @dataclass(frozen=True)
@@ -109,3 +109,30 @@ def test_an_unknown_type_is_a_programming_error() -> None:
 
     with pytest.raises(TypeError):
         json_schema(Odd, id="urn:x", title="x")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "it is not JSON: line 1, column 1"),
+        (b'{"a":\n 1,}', "it is not JSON: line 2"),
+        (b'{"a": "\xff"}', "byte 7 is not UTF-8"),
+        (b"\xef\xbb\xbf{}", "it is not JSON"),
+        (b"[" * 200_000, "it is nested too deeply"),
+        (b'{"a": {"b": 1, "b": 1}}', "the key 'b' comes twice"),
+        (b"[NaN]", "NaN is no number"),
+        (b"[-Infinity]", "-Infinity is no number"),
+        (b"[1e999]", "1e999 is no number"),
+        (b"[" + b"9" * 400 + b"]", "a number of 400 digits"),
+        (rb'["\udc80"]', "is no character"),
+    ],
+)
+def test_what_another_machine_may_not_write(data: bytes, said: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        parse(data)
+    assert said in str(caught.value)
+
+
+def test_what_it_may_write() -> None:
+    text = rb'{"a": [1, -2.5e3, true, null], "b": "\ud83d\ude00", "c": "\u00e9"}'
+    assert parse(text) == {"a": [1, -2500.0, True, None], "b": "\U0001f600", "c": "\xe9"}

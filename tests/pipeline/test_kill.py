@@ -7,6 +7,7 @@ is hit exactly, on any machine.
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -235,3 +236,20 @@ def test_work_of_a_build_that_is_running_is_left_alone(workshop) -> None:
     (abandoned / "plan").touch()
     with workdir():
         assert not abandoned.exists()
+
+
+def test_a_work_folder_that_another_build_removes_at_this_moment(workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends between the listing of the folder and the look at its lock."""
+    gone = workshop.cache / "work" / "build-gone"
+    gone.mkdir(parents=True)
+    system = os.open
+
+    def late(path, *arguments, **options):
+        if Path(path) == gone / ".owner":
+            gone.rmdir()
+        return system(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", late)
+    done = workshop.forge("build", "recipes/host.yaml")
+    assert done.code == 0, done.err
+    assert not gone.exists()

@@ -63,6 +63,29 @@ class TestJournal:
         with pytest.raises(JournalOfAnother):
             Journal(path, {"engine": "a"})
 
+    @pytest.mark.parametrize("head", [b"\x9f\x00", b"[1]", b'{"key": 1}', b'{"key": 1, "of": 2}', b"9" * 5000])
+    def test_a_head_that_is_none(self, tmp_path: Path, head: bytes) -> None:
+        path = tmp_path / "m.jsonl"
+        path.write_bytes(head + b"\n")
+        with pytest.raises(JournalOfAnother) as caught:
+            Journal(path, {"engine": "a"})
+        assert caught.value.why == "engine differs" and f"rm {path}" in caught.value.next
+
+    def test_lines_that_are_no_measurements_are_measured_again(self, tmp_path: Path) -> None:
+        path = tmp_path / "m.jsonl"
+        Journal(path, {"engine": "a"}).through(lambda each: Measured(each, {"cpu": 1.0}, 2.0))(ONE)
+        sound = path.read_bytes().splitlines()[1]
+        with path.open("ab") as stream:
+            for line in (
+                b"\xff",
+                b"[]",
+                b"7",
+                sound.replace(b"1.0", b'"x"'),
+                sound.replace(b'batch": 1', b'batch": "2"'),
+            ):
+                stream.write(line + b"\n")
+        assert list(Journal(path, {"engine": "a"}).done) == [ONE]
+
 
 class TestLoad:
     def test_streams_run_at_once(self) -> None:
@@ -245,3 +268,41 @@ def test_what_the_machine_lacks_in_the_middle_is_no_measurement(workshop: Any, m
         done = workshop.forge("tune", "recipes/host.yaml", *SHORT, "--json")
     assert done.code == 0 and done.json["best"]["combination"]["cpu"]["batch"] == 1
     assert "ENG207 no memory: y" in journal.read_text()  # of this batch it is true
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--latency", "nan"), "milliseconds"),
+        (("--latency", "-5"), "milliseconds"),
+        (("--latency", "0"), "milliseconds"),
+        (("--latency", "inf"), "milliseconds"),
+        (("--streams", "100000"), "from 1 to 128"),
+        (("--streams", "0"), "from 1 to 128"),
+        (("--batches", "99999999999"), "from 1 to 65536"),
+        (("--srams", "-1"), "from 1 to"),
+        (("--out", "pyproject.toml"), "takes a folder"),
+    ],
+)
+def test_slips_of_the_keyboard(workshop: Any, options: tuple[str, str], said: str) -> None:
+    done = workshop.forge("tune", "recipes/host.yaml", *options)
+    assert done.code == 2 and said in done.err
+    assert not (workshop.root / "tune").exists()
+
+
+def test_sram_where_there_is_no_dla_is_told(workshop: Any) -> None:
+    done = workshop.forge("tune", "recipes/host.yaml", *SHORT, "--srams", "256")
+    assert done.code == 0 and "--srams is for a DLA, and host has none" in done.err
+    assert "--srams" not in workshop.forge("tune", "recipes/host.yaml", *SHORT).err
+
+
+def test_a_batch_for_which_memory_runs_out_is_a_result(workshop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def feeds(session: Any) -> Any:
+        if session.inputs[0].shape[0] == 2:
+            raise MemoryError
+        return {"x": np.zeros((1, 3, 16, 16), np.float32)}
+
+    monkeypatch.setattr("trtforge.pipeline.tune.feeds", feeds)
+    done = workshop.forge("tune", "recipes/host.yaml", *SHORT, "--json")
+    assert done.code == 0 and done.json["best"]["combination"]["cpu"]["batch"] == 1
+    assert "memory ran out" in done.err

@@ -85,8 +85,12 @@ def _answers(action: Action, job: FarJob, number: int, total: int) -> Iterator[d
 
 def _fetch(job: FarJob) -> None:
     from trtforge.device.far import files_of
+    from trtforge.device.link import GONE
 
-    header, paths = files_of(job.result())
+    if (version := job.result()) is None:
+        _answer(GONE)
+        return
+    header, paths = files_of(version)
     _answer(header)
     for path in paths:
         with path.open("rb") as stream:

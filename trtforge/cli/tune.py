@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from pathlib import Path
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from trtforge.tune.space import Measured
 
 
+MOST = {"--batches": 1 << 16, "--streams": 128, "--srams": 1 << 20}
+"""Beyond these it is a slip of the keyboard: each stream is a thread and a session, each batch an engine."""
+
+SRAMS = "512,1024"
+
+
 def register(app: typer.Typer) -> None:
     app.command()(tune)
 
@@ -32,7 +39,9 @@ def tune(
     set_: Set = None,
     batches: Annotated[str, typer.Option("--batches", help="Batches to try")] = "1,2,4,8,16,32",
     streams: Annotated[str, typer.Option("--streams", help="Executions at once, of one engine")] = "1,2",
-    srams: Annotated[str, typer.Option("--srams", help="KiB of managed SRAM, of an engine on a DLA")] = "512,1024",
+    srams: Annotated[
+        str | None, typer.Option("--srams", help=f"KiB of managed SRAM, of an engine on a DLA; default {SRAMS}")
+    ] = None,
     latency: Annotated[
         float | None, typer.Option("--latency", help="Longest 99th percentile of an execution, milliseconds")
     ] = None,
@@ -51,6 +60,8 @@ def tune(
     """
     ui = Ui(json=json, quiet=quiet, progress=not no_progress)
     from trtforge.files import write_bytes, write_json
+    from trtforge.pipeline.job import plan
+    from trtforge.pipeline.overwrite import job_files, refuse_overwriting
     from trtforge.pipeline.tune import Tuned
     from trtforge.recipe.load import load
     from trtforge.tune.journal import Journal
@@ -58,13 +69,17 @@ def tune(
     from trtforge.tune.search import search
     from trtforge.tune.space import Combination, Measured, Space
 
+    asked_for = _asked_for(batches, streams, SRAMS if srams is None else srams, latency)
     name = engine or _only_engine(
         load(recipe, overrides=set_ or (), only=[engine] if engine else []).recipe.engines, recipe
     )
-    folder = out or Path("tune") / f"{recipe.stem}-{name}"
+    folder = _folder(out or Path("tune") / f"{recipe.stem}-{name}")
     tuned = Tuned(recipe, tuple(set_ or ()), name, folder / "engines", seconds, ui)
-    sram_bytes = [size << 10 for size in _numbers(srams, "--srams")]
-    units = tuned.units(_numbers(batches, "--batches"), _numbers(streams, "--streams"), sram_bytes)
+    units = tuned.units(*asked_for)
+    if srams is not None and all(unit.like != "dla" for unit in units):
+        ui.warn(f"--srams is for a DLA, and {tuned.recipe.target.key} has none: it changes nothing")
+    results = ("result.json", "result.svg", *(f"{unit.name}.yaml" for unit in units))
+    refuse_overwriting([("a result", folder / each) for each in results], job_files(plan(tuned.recipe, only=[name])))
     tuned.check_here()
     space = Space(units, latency)
     journal = Journal(folder / "measurements.jsonl", tuned.facts())
@@ -161,15 +176,33 @@ def _only_engine(engines: object, recipe: Path) -> str:
     )
 
 
-def _numbers(text: str, option: str) -> list[int]:
-    from trtforge.errors.usage import WrongUsage
+def _asked_for(batches: str, streams: str, srams: str, latency: float | None) -> tuple[list[int], list[int], list[int]]:
+    """Batches, streams, and bytes of SRAM. Raises WrongUsage."""
+    if latency is not None and not (math.isfinite(latency) and latency > 0):
+        raise _wrong("--latency takes milliseconds, more than 0", f"{latency:g} was given", "--latency 5")
+    kib = _numbers(srams, "--srams")
+    return _numbers(batches, "--batches"), _numbers(streams, "--streams"), [size << 10 for size in kib]
 
+
+def _folder(path: Path) -> Path:
+    """A folder, or a place for one. Raises WrongUsage."""
+    if path.exists() and not path.is_dir():
+        raise _wrong("--out takes a folder", f"{path} is a file", "--out FOLDER")
+    return path
+
+
+def _numbers(text: str, option: str) -> list[int]:
     try:
         found = [int(part) for part in text.split(",")]
     except ValueError:
         found = []
-    if not found or min(found) < 1:
-        raise WrongUsage(
-            f"{option} takes whole numbers, separated by commas", why=f"{text!r} was given", next=f"{option} 1,2,4"
-        )
+    if not found or min(found) < 1 or max(found) > MOST[option]:
+        what = f"{option} takes whole numbers from 1 to {MOST[option]}, separated by commas"
+        raise _wrong(what, f"{text[:60]!r} was given", f"{option} 1,2,4")
     return sorted(set(found))
+
+
+def _wrong(what: str, why: str, next_: str) -> TrtforgeError:
+    from trtforge.errors.usage import WrongUsage
+
+    return WrongUsage(what, why=why, next=next_)

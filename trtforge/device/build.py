@@ -6,6 +6,8 @@ later: a kit copied in part is continued, work that goes on is attached to, a fi
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +18,7 @@ from trtforge import __version__
 from trtforge.backends.base import Availability
 from trtforge.cache import cache_dir
 from trtforge.device.events import Replay
-from trtforge.device.fetch import DAMAGED, check, fetch, odd
+from trtforge.device.fetch import DAMAGED, Gone, check, fetch, odd
 from trtforge.device.link import Link
 from trtforge.digest import sha256_file
 from trtforge.engines.kit import SUFFIX, read_kit
@@ -27,6 +29,7 @@ from trtforge.memory import human_bytes
 from trtforge.pipeline.build import NO_WISH, KitWish, Outcome, build, newest, republished
 from trtforge.pipeline.finish import DecidedJob, check_device, decided
 from trtforge.pipeline.job import Job
+from trtforge.pipeline.workdir import workdir
 from trtforge.progress import QUIET, Progress
 
 WAITS_S = (1, 2, 5, 10, 20, 30)
@@ -60,14 +63,28 @@ def build_on(
         return found
     # Kept until the engine is here: the same file names the same work there.
     path = cache_dir() / "kits" / f"{job.key}{SUFFIX}"
-    written = build(job, kit=replace(kit, wanted=True, path=path), progress=progress)
-    with final.store.build_lock(final.name, progress=progress):
-        if not force and (found := newest(final, started) or republished(final, started, progress)):
-            _remember(job)
-            return found
-        outcome = _on_device(final, written, link, there, force, started, progress)
-    path.unlink(missing_ok=True)
+    with workdir() as folder:
+        written = _held(job, replace(kit, wanted=True, path=path), folder / "held", progress)
+        with final.store.build_lock(final.name, progress=progress):
+            if not force and (found := newest(final, started) or republished(final, started, progress)):
+                _remember(job)
+                return found
+            outcome = _on_device(final, written, link, there, folder, force, started, progress)
+        path.unlink(missing_ok=True)
     return outcome
+
+
+def _held(job: Job, kit: KitWish, name: Path, progress: Progress) -> Outcome:
+    """The kit, under a name of this command's own: another one for the same engine may remove the other name."""
+    while True:
+        written = build(job, kit=kit, progress=progress)
+        try:
+            os.link(written.path, name)
+        except FileNotFoundError:
+            continue
+        except OSError:  # a file system without links
+            shutil.copyfile(written.path, name)
+        return replace(written, path=name)
 
 
 def _greet(job: Job, link: Link, progress: Progress) -> dict[str, Any]:
@@ -91,22 +108,23 @@ def _greet(job: Job, link: Link, progress: Progress) -> dict[str, Any]:
 
 
 def _on_device(
-    job: Job, kit: Outcome, link: Link, there: dict[str, Any], force: bool, started: float, progress: Progress
+    job: Job,
+    kit: Outcome,
+    link: Link,
+    there: dict[str, Any],
+    folder: Path,
+    force: bool,
+    started: float,
+    progress: Progress,
 ) -> Outcome:
-    from trtforge.pipeline.workdir import workdir
-
     name = sha256_file(kit.path)
-    phase = _push(name, kit.path, link, force, progress)
-    if phase in ("running", "ended"):
-        progress.log(f"{link.name}: " + {"running": "attached to the work that goes on", "ended": "finished"}[phase])
+    _push(name, kit.path, link, force, progress)
     try:
-        _work(name, link, progress)
-        with workdir() as folder:
-            version = _bring(name, job, link, folder, progress)
-            manifest = version.manifest
-            names = sorted(manifest.files, key=lambda file: file != manifest.engine_file)
-            files = {file: version.path / file for file in names}
-            published = job.store.publish(job.name, files, manifest, progress=progress)
+        version = _made(name, kit.path, job, link, folder, progress)
+        manifest = version.manifest
+        names = sorted(manifest.files, key=lambda file: file != manifest.engine_file)
+        files = {file: version.path / file for file in names}
+        published = job.store.publish(job.name, files, manifest, progress=progress)
     except TrtforgeError as error:
         if link.says(error):  # whatever else failed, the next call wants what is there
             _clean(name, link, progress)
@@ -120,8 +138,19 @@ def _on_device(
     return Outcome(job, "built", published.path, published.version, seconds, "", published.manifest.parity, facts)
 
 
-def _push(name: str, kit: Path, link: Link, force: bool, progress: Progress) -> str:
-    """Bring the kit there, as far as it is not; how far the job was before. Raises DEV107, DEV110."""
+def _made(name: str, kit: Path, job: Job, link: Link, folder: Path, progress: Progress) -> EngineVersion:
+    """Let the engine be made there, and bring it here; again, where another command that wanted the same took it."""
+    while True:
+        try:
+            _work(name, link, progress)
+            return _bring(name, job, link, folder, progress)
+        except Gone:  # each time one command is done, so this ends
+            progress.log(f"{link.name}: another command took the engine and removed it there; making it again")
+            _push(name, kit, link, False, progress)
+
+
+def _push(name: str, kit: Path, link: Link, force: bool, progress: Progress) -> None:
+    """Bring the kit there, as far as it is not. Raises DEV107, DEV110."""
     info = read_kit(kit).info
     # Beside the kit: unpacked, as an engine in work, and published. None of them is much larger than the members.
     needs = kit.stat().st_size + 3 * info.size
@@ -146,15 +175,19 @@ def _push(name: str, kit: Path, link: Link, force: bool, progress: Progress) -> 
     # A kit that arrived changed was thrown away there, and goes once more from its beginning.
     if not _persist(link, push, progress) and not _persist(link, push, progress):
         raise odd(link, "the kit arrives changed")
-    return str(state["phase"])
+    if state["phase"] in ("running", "ended"):
+        said = {"running": "attached to the work that goes on", "ended": "finished"}
+        progress.log(f"{link.name}: {said[state['phase']]}")
 
 
 def _work(name: str, link: Link, progress: Progress) -> None:
-    """Let it be finished, and show how it goes. Raises the far side's error, DEV109."""
+    """Let it be finished, and show how it goes. Raises the far side's error, DEV109, Gone."""
     ended: dict[str, Any] = {}
     for _ in range(2):  # a process that died is started again once
         _persist(link, lambda: link.call("start", name), progress)
         ended = _follow(name, link, progress)
+        if "gone" in ended:
+            raise Gone
         if "died" not in ended:
             return
         progress.warn(f"{link.name}: the process died")

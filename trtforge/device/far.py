@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -30,12 +31,14 @@ from trtforge import __version__
 from trtforge.backends import registry
 from trtforge.cache import cache_dir
 from trtforge.device.events import Recorder
+from trtforge.device.link import GONE
 from trtforge.digest import sha256_file
 from trtforge.engines.machine import compute_capability
 from trtforge.engines.manifest import MANIFEST
 from trtforge.engines.store import EngineVersion, Store
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.device import DeviceFull
+from trtforge.errors.engine import EngineNotFound, ManifestUnreadable
 from trtforge.errors.environment import refusal
 from trtforge.files import write_json
 from trtforge.memory import human_bytes
@@ -143,7 +146,12 @@ class FarJob:
             return {"whole": True}
 
     def start(self) -> dict[str, Any]:
-        """Let the work begin, unless it is done or going on. Returns when its process is alive, or has ended."""
+        """Let the work begin, unless it is done or going on. Returns when its process is alive, or has ended.
+
+        Does nothing where the kit is not here any more.
+        """
+        if not self.kit.exists():
+            return {"phase": self.phase()}
         with FileLock(self.folder / ".start.lock"):
             if (phase := self.phase()) in ENTERED:
                 return {"phase": phase}
@@ -181,6 +189,9 @@ class FarJob:
     def follow(self, offset: int) -> Iterator[dict[str, Any]]:
         """Events from a place in the file on, each with the place behind it; how it ended comes last."""
         beat = time.monotonic()
+        if not self.events.exists():
+            yield {"end": GONE}
+            return
         with self.events.open("rb") as stream:
             stream.seek(offset)
             while True:
@@ -199,18 +210,27 @@ class FarJob:
         if self.end.exists():
             yield {"end": json.loads(self.end.read_bytes())}
             return
+        if not self.events.exists():
+            yield {"end": GONE}
+            return
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         yield {"end": {"died": "\n".join(lines[-LOG_TAIL:])}}
 
-    def result(self) -> EngineVersion:
-        """The engine that was made. Raises ENG106, ENG108, ENG109."""
-        ended = json.loads(self.end.read_bytes())
-        return self.store.get(ended["engine"], ended["version"])
+    def result(self) -> EngineVersion | None:
+        """The engine that was made; None when it is not here any more. Raises ENG106, ENG108, ENG109."""
+        try:
+            ended = json.loads(self.end.read_bytes())
+            return self.store.get(ended["engine"], ended["version"])
+        except (FileNotFoundError, EngineNotFound, ManifestUnreadable):
+            if self.end.exists():
+                raise
+            return None
 
     def clean(self) -> dict[str, Any]:
         """Remove the job, unless it is going on."""
         phase = self.phase()
         if phase != "running":
+            self.end.unlink(missing_ok=True)  # first, so that nobody takes the rest for an engine
             shutil.rmtree(self.folder, ignore_errors=True)
         return {"phase": phase}
 
@@ -261,5 +281,7 @@ def _policy() -> Any:
 def _forget() -> None:
     """Remove jobs that nobody came back for."""
     for folder in jobs_folder().glob("*"):
-        if re.fullmatch(r"[0-9a-f]{64}", folder.name) and time.time() - folder.stat().st_mtime > FORGOTTEN_S:
-            FarJob(folder.name).clean()
+        if re.fullmatch(r"[0-9a-f]{64}", folder.name):
+            with suppress(FileNotFoundError):  # another command may be at it
+                if time.time() - folder.stat().st_mtime > FORGOTTEN_S:
+                    FarJob(folder.name).clean()

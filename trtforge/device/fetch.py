@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from trtforge.device.link import Link
+from trtforge.device.link import GONE, Link
 from trtforge.engines.load import check_files, check_header
 from trtforge.engines.manifest import MANIFEST
 from trtforge.engines.store import EngineVersion, read_version
@@ -26,13 +26,23 @@ MAX_BYTES = 64 << 30
 DAMAGED = (NotUnderstood, ManifestUnreadable, ManifestChanged, EngineFileMissing, EngineFileChanged)
 """What is raised for an engine that changed on its way; another try may bring it whole."""
 
+
+class Gone(Exception):
+    """The job is not on the device any more: whoever brought its engine home removed it."""
+
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")  # as manifests have them: nothing that leads elsewhere
 
 
 def fetch(name: str, job: Job, link: Link, folder: Path, progress: Progress) -> EngineVersion:
-    """Bring the engine here, into a folder like a store's. Raises DEV108, DEV110, ENG108, ENG109, ENV102, OSError."""
+    """Bring the engine here, into a folder like a store's.
+
+    Raises DEV108, DEV110, ENG108, ENG109, ENV102, OSError, Gone.
+    """
     shutil.rmtree(folder / "fetched", ignore_errors=True)
     with link.content("fetch", name) as (header, stream):
+        if header == GONE:
+            raise Gone
         number, files = _announced(header, job, link)
         _check_room(sum(files.values()), folder)
         place = folder / "fetched" / job.name / str(number)

@@ -31,6 +31,9 @@ from trtforge.errors.device import FarDiffers, FarMissing, HostUnreachable, NoCl
 from trtforge.progress import QUIET, Progress
 
 MARK = b"trtforge-far/1\n"
+GONE = {"gone": True}
+"""The answer about a job that is not there any more."""
+
 NOISE = 64 << 10  # bytes of a login script's greetings
 MAX_LINE = 64 << 20  # a manifest at most
 PATIENCE_S = 60  # for a connection where nobody can type a passphrase

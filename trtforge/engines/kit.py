@@ -21,14 +21,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 from trtforge import __version__
 from trtforge.digest import canonical_json, sha256_bytes, sha256_file
 from trtforge.engines.key import engine_key
 from trtforge.engines.manifest import FileRecord, seal
-from trtforge.engines.records import Doc, RecordError, from_json, json_schema, to_json
+from trtforge.engines.records import Doc, RecordError, from_json, json_schema, parse, to_json
 from trtforge.engines.signature import Signature
 from trtforge.errors.kit import KitDamaged, KitNotOpened, KitNotWritten, KitOfAnotherVersion, KitUnsafe
 from trtforge.files import atomic_open
@@ -130,13 +130,13 @@ def write_kit(path: Path, files: Mapping[str, Path | bytes], info: KitInfo, sign
             for name, record in members.items():
                 _add(archive, name, record, files[name])
     except OSError as error:
+        full = "make room, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        file = path / f"{info.engine}{SUFFIX}" if path.is_dir() else "FILE"
         raise KitNotWritten(
             f"the kit for {info.engine!r} could not be written",
             where=str(path),
             why=error.strerror or str(error),
-            next="make room, or write it elsewhere: --out FILE"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else "write it elsewhere: --out FILE",
+            next=f"{full}write it elsewhere: --out {file}",
         ) from error
     return info
 
@@ -243,9 +243,9 @@ def _head(path: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo | None, p
     if entry is None or entry.name != KIT or not entry.isreg() or entry.size > MAX_HEAD:
         raise _damaged(path, f"its first member is not {KIT}")
     packed.allow(entry.size + HEADER)
-    value = json.loads(cast(BinaryIO, archive.extractfile(entry)).read())
+    value = parse(cast(BinaryIO, archive.extractfile(entry)).read())
     version = value.get("schema") if isinstance(value, dict) else None
-    if isinstance(version, int) and version != SCHEMA_VERSION:
+    if type(version) is int and version != SCHEMA_VERSION:
         raise KitOfAnotherVersion(
             "the kit was written by another trtforge",
             where=str(path),
@@ -260,8 +260,9 @@ def _head(path: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo | None, p
     # Both become names of folders on the device.
     if bad := [name for name in (info.engine, info.recipe_name) if not _PLAIN.fullmatch(name)]:
         raise _damaged(path, f"{KIT}: {bad[0]!r} is no name of an engine or a recipe")
-    if any(record.size < 0 for record in info.members.values()):
-        raise _damaged(path, f"{KIT}: a member has less than no bytes")
+    inside = (str(folder) in info.members for name in info.members for folder in PurePosixPath(name).parents)
+    if any(inside) or any(record.size < 0 for record in info.members.values()):
+        raise _damaged(path, f"{KIT}: a member has less than no bytes, or is the folder of another")
     return info
 
 
@@ -283,7 +284,7 @@ def _signature(path: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> 
     if not entry.isreg() or entry.size > MAX_SIGNATURE:
         raise _damaged(path, f"{SIGNATURE} is no signature")
     try:
-        return from_json(Signature, json.loads(cast(BinaryIO, archive.extractfile(entry)).read()))
+        return from_json(Signature, parse(cast(BinaryIO, archive.extractfile(entry)).read()))
     except RecordError as error:
         raise _damaged(path, f"{SIGNATURE}: {error}") from error
 
@@ -385,7 +386,7 @@ def _not_unpacked(where: Path, why: str) -> KitNotWritten:
         "the kit could not be unpacked",
         where=str(where),
         why=why,
-        next="make room, or choose a folder that does not exist yet",
+        next="make room, or let TRTFORGE_CACHE name a folder on another disk",
     )
 
 

@@ -5,7 +5,6 @@ One section per recipe file and engine. JSON with sorted keys, a pin a line, so 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trtforge.digest import digest_json
-from trtforge.engines.records import RecordError, from_json, to_json
+from trtforge.engines.records import RecordError, from_json, parse, to_json
 from trtforge.errors.engine import LockDrift, LockMissing, LockUnreadable
 from trtforge.files import write_json
 
@@ -91,10 +90,12 @@ def lock_path(recipe: Path) -> Path:
 def read(path: Path) -> Lock:
     """The lock in a file; an empty one when there is no file. Raises ENG123."""
     try:
-        value = json.loads(path.read_bytes())
+        value = parse(path.read_bytes())
     except FileNotFoundError:
         return Lock()
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except RecordError as error:
         raise _unreadable(path, str(error)) from error
     if isinstance(value, dict) and value.get("schema") != SCHEMA_VERSION:
         raise _unreadable(path, f"it has schema {value.get('schema')!r}; this trtforge reads schema {SCHEMA_VERSION}")

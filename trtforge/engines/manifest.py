@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from trtforge.digest import canonical_json, sha256_bytes
 from trtforge.engines.key import engine_key
-from trtforge.engines.records import Doc, RecordError, from_json, json_schema, to_json
+from trtforge.engines.records import Doc, RecordError, from_json, json_schema, parse, to_json
 from trtforge.errors.engine import ManifestChanged, ManifestUnreadable
 
 if TYPE_CHECKING:
@@ -164,9 +164,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise _unreadable(path, f"it is larger than {MAX_BYTES >> 20} MiB")
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:  # ValueError covers bad UTF-8 too
-        raise _unreadable(path, f"it is not JSON: {error}") from error
+        value = parse(data)
+    except RecordError as error:
+        raise _unreadable(path, str(error)) from error
     if not isinstance(value, dict):
         raise _unreadable(path, "it is JSON, but not an object")
     return value

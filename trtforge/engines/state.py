@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trtforge.engines.records import RecordError, from_json, to_json
+from trtforge.engines.records import RecordError, from_json, parse, to_json
 from trtforge.errors.engine import StoreUnreadable
 from trtforge.files import write_json
 
@@ -50,8 +49,8 @@ def _load(root: Path) -> _State:
     except (FileNotFoundError, NotADirectoryError):
         return _State()
     try:
-        state = from_json(_State, json.loads(text))
-    except (RecordError, ValueError, RecursionError) as error:
+        state = from_json(_State, parse(text))
+    except RecordError as error:
         raise StoreUnreadable(
             "the store's own notes are unreadable",
             where=str(path),

@@ -22,8 +22,9 @@ from trtforge.digest import sha256_file
 from trtforge.engines.key import source_digest
 from trtforge.engines.kit import Kit, read_kit
 from trtforge.engines.machine import compute_capability
-from trtforge.engines.records import RecordError, from_json
+from trtforge.engines.records import RecordError, from_json, parse
 from trtforge.errors.backend import NeedsDevice
+from trtforge.errors.base import TrtforgeError
 from trtforge.errors.engine import PluginNotHere
 from trtforge.errors.kit import KitDamaged, KitForAnotherDevice, KitOfAnotherVersion
 from trtforge.errors.targets import UnknownTarget
@@ -55,6 +56,13 @@ class DecidedJob(Job):
     @cached_property
     def key_inputs(self) -> dict[str, Any]:
         return dict(self.decided)
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """Of `key_inputs`: name -> version."""
+
+    tools: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -121,12 +129,20 @@ def unpack(
         )
     try:
         facts = from_json(Facts, info.facts, "facts")
-        recipe = Recipe.model_validate_json((folder / RECIPE).read_bytes())
-        target, engine = get(info.target), recipe.engines[info.engine]
-        backend = registry.get(recipe.backend)
-        inputs = decided(info.key_inputs, tools_here(backend.tool_versions()))
-    except (OSError, RecordError, ValidationError, UnknownTarget, KeyError, TypeError) as error:
+        tools = from_json(_Tools, {"tools": info.key_inputs.get("tools")}, "key_inputs").tools
+        recipe = Recipe.model_validate(parse((folder / RECIPE).read_bytes()))
+        target, backend = get(info.target), registry.get(recipe.backend)
+    except OSError as error:
+        raise _incomplete(path, f"{RECIPE} is missing") from error
+    except (RecordError, UnknownTarget) as error:
         raise _incomplete(path, str(error).partition("\n")[0]) from error
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
+        raise _incomplete(path, f"{RECIPE}: {place or 'it'} is not what a recipe has there") from error
+    if (engine := recipe.engines.get(info.engine)) is None or "trtforge" not in tools:
+        lacks = f"{RECIPE} has no engine {info.engine!r}" if engine is None else "the tools of its key lack trtforge"
+        raise _incomplete(path, lacks)
+    inputs = decided(info.key_inputs, tools_here(backend.tool_versions()))
     loaded = LoadedRecipe(recipe, path.absolute(), (), folder, target, {}, {})
     job = DecidedJob(
         info.engine,
@@ -150,7 +166,7 @@ def _check_whole(unpacked: Unpacked) -> None:
     The manifest takes the key's inputs from `kit.json`, and the engine is made of the other members: a kit in which
     they differ would give an engine that is not what its manifest says.
     """
-    from trtforge.pipeline.kit import ENGINE
+    from trtforge.pipeline.kit import ENGINE, SCALES
 
     info, job = unpacked.kit.info, unpacked.job
     said = {
@@ -163,6 +179,9 @@ def _check_whole(unpacked: Unpacked) -> None:
     differing += ["verify"] if (job.engine.verify is None) != (info.key_inputs.get("verify") is None) else []
     if differing or (info.backend, info.target) != (said["backend"], job.recipe.recipe.target):
         raise _incomplete(job.recipe.path, f"its recipe is not the one of its key: {', '.join(differing) or 'target'}")
+    if (SCALES in info.members) != (job.engine.precision == "int8"):
+        has = "has" if SCALES in info.members else "lacks"
+        raise _incomplete(job.recipe.path, f"it is of an engine of {job.engine.precision}, and {has} {SCALES}")
     known = _window_files(job)
     if bad := [name for name in info.members if name.startswith(ENGINE) and name.removeprefix(ENGINE) not in known]:
         raise _incomplete(job.recipe.path, f"{bad[0]!r} is no file that this engine keeps; those are {known}")
@@ -291,9 +310,11 @@ def _finish(unpacked: Unpacked, folder: Path, started: float, progress: Progress
 
     job, path = unpacked.job, unpacked.job.recipe.path
     try:
-        samples = kit_samples.read(unpacked.folder)
-    except (OSError, ValueError) as error:
-        raise _incomplete(path, str(error)) from error
+        samples = kit_samples.read(unpacked.folder, job.engine)
+    except OSError as error:
+        raise _incomplete(path, f"{kit_samples.INDEX} or {kit_samples.DATA} is missing") from error
+    except RecordError as error:
+        raise _incomplete(path, f"{kit_samples.INDEX}: {error}") from error
     prepared = _prepared(unpacked)
     compiler = f"{job.backend.name} {job.backend.availability().version}".rstrip()
     progress.log(f"{job.name}: {job.engine.precision} for {job.target.key}, made by {compiler}")
@@ -340,9 +361,12 @@ def _prepared(unpacked: Unpacked) -> Prepared:
     from trtforge.pipeline.prepare import Prepared
     from trtforge.scales.table import ScaleTable
 
-    model = io.load(unpacked.folder / GRAPH)
     path = unpacked.folder / SCALES
-    scales = ScaleTable.load(path) if path.exists() else None
+    try:
+        model = io.load(unpacked.folder / GRAPH)
+        scales = ScaleTable.load(path) if path.exists() else None
+    except TrtforgeError as error:  # it names a file of a folder that is gone when it is read
+        raise _incomplete(unpacked.job.recipe.path, f"{error.what}: {error.why}") from error
     return Prepared(
         surgery=SurgeryResult(model, unpacked.facts.surgery, diff(model, model)),
         digests=digests(model),

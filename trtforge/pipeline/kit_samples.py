@@ -10,6 +10,7 @@ FP32 model. Of a set whose first sample alone is larger nothing is kept, and the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,7 +22,7 @@ import numpy as np
 
 from trtforge.backends.base import TensorSpec
 from trtforge.backends.batching import results
-from trtforge.engines.records import Doc, RecordError, from_json, to_json
+from trtforge.engines.records import Doc, RecordError, from_json, parse, to_json
 from trtforge.evaluate.reference import reference_session
 from trtforge.files import atomic_open, write_json
 from trtforge.samples.base import Sample
@@ -29,10 +30,11 @@ from trtforge.samples.volumes import VolumeSamples
 
 if TYPE_CHECKING:
     from trtforge.pipeline.job import Job
+    from trtforge.recipe.models import Engine
 
 INDEX, DATA = "samples.json", "samples.bin"
 MOST, MOST_BYTES = 8, 64 << 20
-KINDS = "biuf"
+_DTYPE = re.compile("[<|][biuf][1248]")
 """Of numpy's types: whole numbers, truth values and floats; none of them is an object."""
 
 Array = np.ndarray[Any, Any]
@@ -98,15 +100,32 @@ def write(job: Job | None, probes: Sequence[Sample], folder: Path) -> dict[str, 
     return {name: folder / name for name in (INDEX, DATA)}
 
 
-def read(folder: Path) -> Kept:
-    """The samples of an unpacked kit. Raises RecordError for what does not fit together."""
-    import json
-
-    index = from_json(Index, json.loads((folder / INDEX).read_bytes()))
+def read(folder: Path, engine: Engine) -> Kept:
+    """The samples of an unpacked kit. Raises RecordError for what does not fit together, or not the engine; OSError."""
+    index = from_json(Index, parse((folder / INDEX).read_bytes()))
+    _check(index, engine)
     data = np.memmap(folder / DATA, np.uint8, "r") if (folder / DATA).stat().st_size else np.empty(0, np.uint8)
     probes = tuple(_sample(entry, data) for entry in index.probes)
     verify = tuple(Answered(_sample(entry, data), _arrays(entry.outputs, data)) for entry in index.verify)
     return Kept(probes, verify, index.total)
+
+
+def _check(index: Index, engine: Engine) -> None:
+    """The samples are some of this engine, and those of the verification set have answers. Raises RecordError."""
+    answers = {frozenset(entry.outputs) for entry in index.verify}
+    if len(answers) > 1 or frozenset() in answers:
+        raise RecordError("verify", "not every sample has answers of the same outputs")
+    takes = {name: spec.shape[1:] for name, spec in engine.inputs.items()}
+    scans = engine.verify is not None and engine.verify.metric == "dice"
+    for entry, whole in (*((each, False) for each in index.probes), *((each, scans) for each in index.verify)):
+        shapes = {name: stored.shape for name, stored in entry.inputs.items()}
+        if whole:
+            labels = {name: stored.shape for name, stored in entry.outputs.items()}
+            fits = shapes.keys() == takes.keys() and labels == dict.fromkeys(["labels"], *shapes.values())
+        else:
+            fits = {name: shape[1:] for name, shape in shapes.items()} == takes
+        if not fits or any(0 in shape for shape in shapes.values()):
+            raise RecordError(entry.id, "it is no sample for this engine")
 
 
 class Answers:
@@ -202,13 +221,13 @@ def _arrays(stored: Mapping[str, Stored], data: Array) -> dict[str, Array]:
 
 
 def _array(name: str, stored: Stored, data: Array) -> Array:
+    shape, offset = stored.shape, stored.offset
     try:
+        if not _DTYPE.fullmatch(stored.dtype) or min(offset, *shape, 0) < 0:
+            raise ValueError
         dtype = np.dtype(stored.dtype)
-    except TypeError as error:
-        raise RecordError(name, str(error)) from error
-    size = dtype.itemsize * prod(stored.shape)
-    sound = dtype.kind in KINDS and min(stored.offset, *stored.shape, 0) >= 0
-    if not sound or stored.offset + size > len(data):
-        raise RecordError(name, f"no array of {stored.dtype} {list(stored.shape)} lies at {stored.offset}")
-    flat = data[stored.offset : stored.offset + size]
-    return np.frombuffer(flat.tobytes(), dtype).reshape(stored.shape)
+        if (size := dtype.itemsize * prod(shape)) > len(data) - offset:
+            raise ValueError
+        return np.frombuffer(data[offset : offset + size].tobytes(), dtype).reshape(shape)
+    except (TypeError, ValueError, OverflowError) as error:  # numpy has no f1, and no array of 65 axes
+        raise RecordError(name, f"no array of {stored.dtype[:9]} {list(shape)[:9]} lies at {offset}") from error

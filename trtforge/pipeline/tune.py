@@ -115,6 +115,8 @@ class Tuned:
             executions, p99 = under_load(loaded, self.seconds)
         except (BadBuildTimeout, BadThreads):
             raise
+        except MemoryError:
+            return Measured(combination, {}, 0.0, "memory ran out")
         except TrtforgeError as error:
             if not error.code.startswith(OF_A_SETTING):
                 raise

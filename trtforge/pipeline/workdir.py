@@ -38,8 +38,8 @@ def _remove_abandoned(root: Path) -> None:
         owner = FileLock(folder / OWNER)
         try:
             owner.acquire(timeout=0)
-        except Timeout:
-            continue  # its build is running
+        except (Timeout, FileNotFoundError):
+            continue  # its build is running, or removes it at this moment
         try:
             shutil.rmtree(folder, ignore_errors=True)
         finally:

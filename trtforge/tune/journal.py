@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from trtforge.digest import digest_json
+from trtforge.engines.records import RecordError, parse
 from trtforge.errors.tune import JournalOfAnother
 from trtforge.tune.search import Measure
 from trtforge.tune.space import Combination, Measured
@@ -28,25 +30,26 @@ class Journal:
     def _read(self) -> Iterator[tuple[Combination, Measured]]:
         if not self.path.exists():
             return
-        lines = self.path.read_text().splitlines()
+        lines = self.path.read_bytes().splitlines()
         if not lines:
             return
         try:
-            head = json.loads(lines[0])
-        except json.JSONDecodeError:
-            head = {}
-        if head.get("key") != self._key:
-            differing = sorted(name for name, value in self._what.items() if head.get("of", {}).get(name) != value)
+            head = parse(lines[0])
+            key, of = head["key"], dict(head["of"])
+        except (RecordError, KeyError, TypeError, ValueError):
+            key, of = None, {}
+        if key != self._key:
+            differing = sorted(name for name, value in self._what.items() if of.get(name) != value)
             raise JournalOfAnother(
                 "the measurements there are of something else",
                 where=str(self.path),
                 why=f"{', '.join(differing) or 'what was measured'} differs",
-                next="name another file with --out, or remove that one",
+                next=f"name another folder: --out FOLDER; or measure anew: rm {shlex.quote(str(self.path))}",
             )
         for line in lines[1:]:
             try:
-                measured = Measured.from_json(json.loads(line))
-            except (json.JSONDecodeError, KeyError, TypeError):
+                measured = Measured.from_json(parse(line))
+            except (RecordError, KeyError, TypeError, ValueError, AttributeError):
                 continue
             yield measured.combination, measured
 

@@ -48,7 +48,10 @@ class Combination:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Combination:
-        return cls.of({name: Setting(**setting) for name, setting in value.items()})
+        settings = {name: Setting(**setting) for name, setting in value.items()}
+        if any(type(number) is not int for setting in settings.values() for number in setting.to_json().values()):
+            raise TypeError("a setting is of whole numbers")
+        return cls.of(settings)
 
     def __str__(self) -> str:
         return ", ".join(
@@ -81,7 +84,9 @@ class Measured:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Measured:
-        return cls(Combination.from_json(value["combination"]), value["rates"], value["p99_ms"], value["problem"])
+        """Raises KeyError, TypeError, ValueError, AttributeError for what `to_json` does not write."""
+        rates = {name: float(rate) for name, rate in value["rates"].items()}
+        return cls(Combination.from_json(value["combination"]), rates, float(value["p99_ms"]), str(value["problem"]))
 
 
 @dataclass(frozen=True)
