@@ -109,8 +109,17 @@ TAILS = {
     "flattened map": (4, "[flat] f = Flatten(r) [fc] y = MatMul(f, long)", set()),
     "squeezed": (4, "[p] q = AveragePool<kernel_shape = [8, 8]>(r) [sq] f = Squeeze(q, at) [fc] y = MatMul(f, v)",
                  {"fc-as-conv"}),
+    "a layer behind the head": (4, "[gap] q = AveragePool<kernel_shape = [8, 8]>(r) [flat] f = Flatten(q) "
+                                "[fc] g = Gemm(f, v) y = Relu(g)", set()),
+    "a bias beside that of Gemm": (4, "[gap] q = AveragePool<kernel_shape = [8, 8]>(r) [flat] f = Flatten(q) "
+                                  "[fc] g = Gemm(f, v) y = Add(g, lo)", set()),
+    "more than 8192 classes": (4, "[gap] q = AveragePool<kernel_shape = [8, 8]>(r) [flat] f = Flatten(q) "
+                               "[fc] y = Gemm(f, wide)", set()),
     "view at the end": (4, "[flat] y = Flatten(r)", set()),
     "ReLU5": (4, "[c2] d = Conv(r, w2) y = Clip(d, lo, five)", set()),
+    "ReLU6 beside a layer of the GPU": (4, "[c2] d = Conv(r, w2) y = Clip(d, lo, six) z = Erf(d)", set()),
+    "ReLU6 once beside a layer, once alone": (4, "[c2] d = Conv(r, w2) z = Clip(d, lo, six) [c3] e = Conv(d, w2) "
+                                              "y = Clip(e, lo, six)", {"relu6-to-relu"}),
     "ReLU6": (4, "[c2] d = Conv(r, w2) y = Clip(d, lo, six)", {"relu6-to-relu"}),
 }  # fmt: skip
 
@@ -123,8 +132,11 @@ def test_findings_name_the_passes_that_fix_finds_and_none_once_they_are_there(wo
         g (float[n, 3, 32, 32] x) => (float[a, b] y) <float lo = {{0}}, float five = {{5}}, float six = {{6}},
         int64[2] at = {{2, 3}}> {{
         [c1] c = Conv<strides = [{stride}, {stride}], pads = [1, 1, 1, 1]>(x, w) [r1] r = Relu(c) {tail} }}""")
+    if "z = " in tail:
+        proto.graph.output.append(onnx.helper.make_empty_tensor_value_info("z"))
     rng = workshop.rng(0)
-    for name, shape in (("w", (8, 3, 3, 3)), ("w2", (8, 8, 3, 3)), ("v", (8, 4)), ("long", (512, 4))):
+    weights = {"w": (8, 3, 3, 3), "w2": (8, 8, 3, 3), "v": (8, 4), "long": (512, 4), "wide": (8, 8200)}
+    for name, shape in weights.items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(0, 1, shape).astype("float32"), name))
     del proto.graph.output[0].type.tensor_type.shape.dim[:]
     proto.graph.output[0].type.tensor_type.ClearField("shape")
@@ -166,6 +178,19 @@ def test_html_is_one_page(orin) -> None:
     assert "<title>net on orin-agx-64gb/dla, TensorRT 8.6</title>" in page
     assert "GlobalAveragePool" in page and "DLA104" in page
     assert "can_run_on_DLA" in page
+
+
+def test_names_of_a_model_do_not_steer_who_reads_the_page(orin) -> None:
+    path = orin.root / "models/dla.onnx"
+    proto = onnx.load(path)
+    proto.graph.node[0].name = "\x1b[2J</td><script>alert(1)</script>"
+    onnx.save(proto, path)
+    done = orin.forge(*LINT, "--html", "net.html")
+    assert done.code == 0, done.err
+    page = (orin.root / "net.html").read_text("utf-8")
+    for text in (page, done.out):
+        assert "\x1b" not in text and "\\x1b[2J" in text
+    assert "<script>alert" not in page and "&lt;script&gt;alert" in page
 
 
 def test_html_shows_one_engine(orin) -> None:

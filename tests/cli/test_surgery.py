@@ -48,7 +48,20 @@ def test_list_names_passes_and_plugins(workshop) -> None:
         assert one["summary"] == plugins.ops()[one["name"]].summary != ""
         assert "\n" not in one["summary"]
         assert one["name"] in shown.out
-    assert workshop.forge("surgery").out == shown.out  # without a recipe it lists too
+
+
+@pytest.mark.parametrize("options", [[], ["--explain"], ["--out", "m.onnx"]], ids=" ".join)
+def test_surgery_of_nothing_is_wrong_use(workshop, options: list[str]) -> None:
+    done = workshop.forge("surgery", *options)
+    assert (done.code, done.out) == (2, "")
+    assert "error[USE100]: missing argument 'RECIPE'" in done.err and "surgery --list" in done.err
+
+
+def test_a_recipe_without_passes_says_where_they_are(workshop) -> None:
+    workshop.bend("host", ("    surgery: [infer-shapes]\n", ""))
+    done = workshop.forge("surgery", "recipes/host.yaml")
+    assert done.code == 0, done.err
+    assert done.out.startswith("net: the recipe names no pass; `trtforge surgery --list` has them\nopset ")
 
 
 def test_a_plan_is_shown_short_and_explained_at_length(normalizing) -> None:

@@ -267,7 +267,22 @@ def test_fold_names_what_onnxruntime_cannot_compute(parse, values, agree) -> Non
     )
     result, report = apply(model, "fold-constants")
     assert ops(result) == ["Gather", "Add", "Relu"]
-    assert "'bad'" in report.reason and "1 node" in report.reason
+    assert "; could not compute 1 node, first 'bad' (Gather): " in report.reason
+
+
+def test_fold_says_which_node_is_not_of_onnx(parse) -> None:
+    model = parse(
+        """
+        <ir_version: 8, opset_import: ["": 17, "com.acme": 1]>
+        g (float[2] x) => (float[2] y) { [mine] made = com.acme.Foo(w)  y = Add(x, made) }
+        """,
+        w=weight(2),
+    )
+    result, report = apply(model, "fold-constants")
+    assert ops(result) == ["Foo", "Add"]
+    assert report.reason == (
+        "nothing was folded; could not compute 1 node, first 'mine' (com.acme::Foo): it is no operator of ONNX's own"
+    )
 
 
 # remove-identity ---------------------------------------------------------------------------------------------

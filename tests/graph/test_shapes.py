@@ -10,6 +10,7 @@ import pytest
 
 from trtforge.errors import graph as errors
 from trtforge.graph import io, shapes
+from trtforge.graph.model import Model
 
 CONV = """
     <ir_version: 8, opset_import: ["": 17]>
@@ -66,7 +67,24 @@ def test_a_contradiction_inside_the_graph_names_its_node(parse) -> None:
     """)
     with pytest.raises(errors.InvalidGraph) as caught:
         shapes.freeze_inputs(model, {"x": (1, 4), "z": (1, 5)})
-    assert "Add" in caught.value.why
+    assert (caught.value.where, caught.value.why) == ("node 'y' (Add)", "Incompatible dimensions")
+
+
+@pytest.mark.parametrize(
+    ("node", "where", "says"),
+    [
+        ("[twin] a = Relu(x) [twin] y = MaxPool(a)", "node 'twin' (MaxPool)", "kernel_shape"),
+        ("a = MaxPool(x) [behind] y = Relu(a)", "node 'a' (MaxPool)", "kernel_shape"),
+        ("[cast] y = Cast<to = 0>(x)", "graph 'g'", "data type 0"),
+    ],
+)
+def test_the_first_of_several_contradictions_is_told(node: str, where: str, says: str) -> None:
+    proto = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["": 17]>
+        g (float[1, 4, 8, 8] x) => (float[a, b, c, d] y) {{ {node} }}""")
+    with pytest.raises(errors.InvalidGraph) as caught:
+        shapes.infer_shapes(Model(proto))
+    assert caught.value.where == where and says in caught.value.why
+    assert "[" not in caught.value.why and "op_type" not in caught.value.why
 
 
 def test_weights_listed_as_inputs_are_no_inputs(parse) -> None:

@@ -58,6 +58,11 @@ def test_dla102_batches_must_agree(check: Any) -> None:
     assert finding.severity == "error"
 
 
+def test_dla102_a_vector_has_no_batch(check: Any) -> None:
+    body = "g (float[1, 8, 4, 4] x, float[8] s) => (float[1, 8, 4, 4] y) { y = BatchNormalization(x, s, s, s, s) }"
+    assert not check("DLA102", body, {"x": [1, 8, 4, 4], "s": [8]}, target=ORIN)
+
+
 def test_dla102_a_batch_is_all_that_is_left_of_the_image(check: Any) -> None:
     body = "g (float[2, 3, 4, 8, 8] a, float[6, 4, 8, 8] b) => (float[6, 4, 8, 8] y) { y = Relu(b) }"
     assert not check("DLA102", body, {"a": [2, 3, 4, 8, 8], "b": [6, 4, 8, 8]}, target=ORIN)

@@ -38,11 +38,17 @@ def surgery(
     what nearly fits. --out writes each as a function, which onnxruntime runs.
     """
     ui = Ui(json=json, quiet=quiet)
-    from trtforge.errors.usage import OneEngineNeeded
+    from trtforge.errors.usage import OneEngineNeeded, WrongUsage
 
-    if list_ or recipe is None:
+    if list_:
         _list(ui)
         return
+    if recipe is None:
+        raise WrongUsage(
+            "missing argument 'RECIPE'",
+            why="surgery is of a recipe's model; --list alone needs none",
+            next="trtforge surgery --list, or trtforge surgery --help",
+        )
     from trtforge.graph.io import save
     from trtforge.pipeline import plugins
     from trtforge.pipeline.job import plan
@@ -66,7 +72,10 @@ def surgery(
         rows = [
             (report.name, "changed" if report.modified else "unchanged", report.reason) for report in result.reports
         ]
-        ui.table(f"{job.name}: passes", ("pass", "graph", "what happened"), rows)
+        if rows:
+            ui.table(f"{job.name}: passes", ("pass", "graph", "what happened"), rows)
+        else:
+            ui.say(f"{job.name}: the recipe names no pass; `trtforge surgery --list` has them")
         ui.say(result.diff.to_text(every_node=explain))
         planned = plugins.explained(job, result.model)
         if planned.plan.choices or planned.plan.near:

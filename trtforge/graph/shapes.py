@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from trtforge.errors.graph import DynamicShape, InvalidGraph, ShapeMismatch, UnknownInput
 from trtforge.graph.model import Model
@@ -52,20 +53,37 @@ def infer_in_place(model: Model) -> None:
         if is_external(tensor) and not is_parked(tensor) and _may_steer_shapes(tensor):
             tensor.CopyFrom(onnx.numpy_helper.from_array(read_tensor(model, tensor), tensor.name))
     _hide_integers(seen)
+    for place, node in enumerate(seen.graph.node):
+        node.name = f"#{place}"  # names may be missing, or shared
     try:
         inferred = onnx.shape_inference.infer_shapes(seen, check_type=True, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise InvalidGraph(
-            "the shapes or types of the graph contradict each other",
-            where=f"graph {skeleton.graph.name!r}",
-            why=" ".join(str(error).split()),
-            next="check the shapes given for the inputs, then the node named above",
-        ) from error
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:  # onnx has others for bad types
+        raise _contradiction(skeleton.graph, " ".join(str(error).split())) from error
     graph = skeleton.graph
     graph.ClearField("value_info")
     graph.value_info.extend(inferred.graph.value_info)
     for stated, found in zip(graph.output, inferred.graph.output, strict=True):
         stated.CopyFrom(found)
+
+
+def _contradiction(graph: GraphProto, text: str) -> InvalidGraph:
+    """The error of the first node that inference complains of; those behind it follow from that one."""
+    where, why = f"graph {graph.name!r}", text
+    _, *rest = _AT_NODE.split(text)  # in turns: the place of a node, and what is said of it
+    if rest:
+        node = graph.node[int(rest[0])]
+        name = node.name or next((name for name in node.output if name), "")
+        where, why = f"node {name!r} ({node.op_type})", _ERROR_KIND.sub("", rest[1]).strip()
+    return InvalidGraph(
+        "the shapes or types of the graph contradict each other",
+        where=where,
+        why=why,
+        next="check the shapes given for the inputs, then the node named above",
+    )
+
+
+_AT_NODE = re.compile(r"\(op_type:[^,()]+, node name: #(\d+)\): ?")
+_ERROR_KIND = re.compile(r"\[\w+Error\] |Inference error\(s\): ")
 
 
 def _hide_integers(seen: ModelProto) -> None:

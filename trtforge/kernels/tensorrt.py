@@ -71,7 +71,8 @@ def _plugin_class(trt: Any) -> type:
                 base.__init__(self)
             self.plugin_name, self.plugin_version, self.plugin_namespace = kind.name, VERSION, NAMESPACE
             self.num_outputs = 1
-            self.timing_cache_id = sha256_bytes(repr(fields).encode())[:16]  # TensorRT puts name, shapes and types in front
+            # Behind what TensorRT writes itself: the plugin's name, shapes, types and layouts.
+            self.timing_cache_id = sha256_bytes(repr(fields).encode())[:16]
             self.kind, self.cubins, self.fields = kind, cubins, fields
             self.listed = _listed(trt, kind, fields)
             self.loaded: Loaded | None = None

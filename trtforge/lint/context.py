@@ -137,6 +137,18 @@ class Context:
         return None if version is None else version[0] >= 11
 
     @property
+    def onnxruntime_reads(self) -> list[str]:
+        """What onnxruntime does with the model in a build, as clauses; nothing when only TensorRT reads it."""
+        if self.backend == "onnxruntime":
+            return ["runs it"]
+        found, calibration = [], self.engine.calibration
+        if self.engine.precision == "int8" and calibration is not None and calibration.set is not None:
+            found.append("gathers the INT8 ranges")
+        if self.engine.verify is not None:
+            found.append("gives the answers to verify against")
+        return found
+
+    @property
     def gpu_fallback(self) -> bool:
         """TensorRT may give layers the DLA cannot run to the GPU; the recipe's default is yes."""
         return self.engine.dla is None or self.engine.dla.gpu_fallback

@@ -29,6 +29,7 @@ from trtforge.lint.rules.input_dynamic import InputDynamic
 from trtforge.lint.rules.input_missing import InputMissing
 from trtforge.lint.rules.input_shape import InputShape
 from trtforge.lint.rules.input_unknown import InputUnknown
+from trtforge.lint.rules.invalid_layer import InvalidLayer
 from trtforge.lint.rules.not_ahead_of_time import NotAheadOfTime
 from trtforge.lint.rules.nothing_to_quantize import NothingToQuantize
 from trtforge.lint.rules.opset_for_qdq import OpsetForQdq
@@ -43,6 +44,7 @@ from trtforge.lint.rules.unknown_operator import UnknownOperator
 from trtforge.lint.rules.unknown_skip import UnknownSkip
 from trtforge.lint.rules.unnamed_scales import UnnamedScales
 from trtforge.lint.rules.verified_on_calibration import VerifiedOnCalibration
+from trtforge.lint.rules.weights_not_finite import WeightsNotFinite
 
 if TYPE_CHECKING:
     from trtforge.graph.model import Model
@@ -60,6 +62,8 @@ _RULES: tuple[type[Rule], ...] = (
     ReshapeBatch,
     SharedSymbol,
     UnknownOperator,
+    InvalidLayer,
+    WeightsNotFinite,
     OutputUnknown,
     BorderFormat,
     OpsetForQdq,

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 KINDS = (("dla-int8", "DLA, INT8"), ("dla-fp16", "DLA, FP16"), ("gpu", "GPU"), ("refused", "neither: the build fails"))
 
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+"""HTML has no way to write them; they come from names of a model only."""
+
+
 @dataclass(frozen=True)
 class PlacementPage:
     """What one page shows. ``summary``: a sentence. ``note``: what to know of the estimate."""
@@ -42,20 +46,21 @@ def write_placement(path: Path, page: PlacementPage) -> None:
         stream.write(draw_placement(page).encode())
 
 
-def draw_placement(page: PlacementPage) -> str:
+def draw_placement(shown: PlacementPage) -> str:
     """HTML in UTF-8 that asks for no other file."""
     room = files("trtforge.report")
-    return Template(room.joinpath("placement.html").read_text("utf-8")).substitute(
-        title=escape(page.title),
+    page = Template(room.joinpath("placement.html").read_text("utf-8")).substitute(
+        title=escape(shown.title),
         style=room.joinpath("placement.css").read_text("utf-8").strip(),
         script=room.joinpath("placement.js").read_text("utf-8").strip(),
-        summary=escape(page.summary),
-        note=escape(page.note),
-        legend=_legend(page.placement),
-        loadables=_loadables(page.placement),
-        findings=_findings(page.findings),
-        graph=draw_graph(page.graph, page.placement),
+        summary=escape(shown.summary),
+        note=escape(shown.note),
+        legend=_legend(shown.placement),
+        loadables=_loadables(shown.placement),
+        findings=_findings(shown.findings),
+        graph=draw_graph(shown.graph, shown.placement),
     )
+    return page.translate(_CONTROLS)
 
 
 def _legend(placement: Placement) -> str:

@@ -29,9 +29,10 @@ def graph(node: str, weights: str = "", shape: str = MAP) -> str:
     ("node", "weights", "says"),
     [
         ("y = Clip(x, lo, hi)", "float lo = {0}, float hi = {6}", ""),
-        ("y = Clip(x, lo, hi)", "float lo = {-1}, float hi = {6}", "clips to -1 to 6"),
-        ("y = Clip(x, lo, hi)", "float lo = {0}, float hi = {128}", "clips to 0 to 128"),
-        ("y = Clip(x, lo)", "float lo = {0}", "clips to 0 to open"),
+        ("y = Clip(x, lo, hi)", "float lo = {-1}, float hi = {6}", "clips from -1 to 6"),
+        ("y = Clip(x, lo, hi)", "float lo = {0}, float hi = {128}", "clips from 0 to 128"),
+        ("y = Clip(x, lo)", "float lo = {0}", "no upper bound that is known"),
+        ("y = Clip(x)", "", "it has no bound that is known"),
         ("y = LRN<size = 5>(x)", "", ""),
         ("y = LRN<size = 4>(x)", "", "window is 4"),
         ("y = Softmax<axis = 1>(x)", "", ""),
@@ -277,6 +278,8 @@ def test_the_convolution_buffer_decides_on_xavier_and_is_a_doubt_on_orin(examine
 def test_sizes_up_to_8192(examined) -> None:
     body = graph("y = Relu(x)", "", "float[1, 8, 1, 8193] x")
     assert "8193 long" in reason(examined(body, {"x": [1, 8, 1, 8193]}), "Relu")
+    body = "g (float[2, 8] x) => (float[2, 8193] y) <float[8, 8193] w> { y = Gemm(x, w) }"
+    assert "`y` is 8193 long" in reason(examined(body, {"x": [2, 8]}), "Gemm")
 
 
 def test_what_is_constant_is_folded_and_identities_are_no_layers(examined) -> None:

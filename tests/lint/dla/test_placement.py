@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from trtforge.lint.dla.rewrites import merged, with_shapes, worth_trying
+from trtforge.lint.dla.rewrites import REWRITES, helps, merged, with_shapes, worth_trying
 from trtforge.lint.dla.sizes import pool_bytes, sized, tensor_bytes
 
 BLOCK = """g (float[2, 64, 8, 8] x) => (float[2, 64, 4, 4] y) <float[64, 64, 3, 3] w, float[64] b, float[64] s>
@@ -164,6 +164,20 @@ def test_rewrites_worth_trying(examined) -> None:
         "relu6-to-relu",
     ]
     assert not worth_trying(examined(BLOCK, X))
+
+
+def test_a_loadable_is_not_saved_by_a_layer(examined) -> None:
+    head = "{{ a = Conv(x, w) b = {0}(a) y = Conv(b, w) }}"
+    signature = "g (float[1, 8, 7, 7] x) => (float[1, 8, 7, 7] y) <float[8, 8, 1, 1] w>"
+    cut, whole, shed = (
+        examined(f"{signature} {body}", {"x": [1, 8, 7, 7]})
+        for body in (head.format("Erf"), head.format("Relu"), "{ a = Conv(x, w) b = Erf(a) y = Erf(b) }")
+    )
+    assert [context.placement.wanted for context in (cut, whole, shed)] == [2, 1, 1]
+    rewrite = REWRITES[0]
+    assert helps(rewrite, cut, whole)
+    assert not helps(rewrite, cut, shed), "one loadable fewer, and one layer more on the GPU"
+    assert not helps(rewrite, cut, cut)
 
 
 @pytest.mark.parametrize(

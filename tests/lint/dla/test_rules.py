@@ -38,6 +38,14 @@ def test_dla108_loadables(examined, times: int, fallback: bool, severity: str | 
     assert all(says in finding.message and finding.where.startswith("Exp `e0`") for finding in said)
 
 
+def test_dla108_names_no_layer_where_none_cuts(examined) -> None:
+    body = """g (float[1, 8, 4, 4] x, float[1, 8, 4, 4] z) => (float[1, 8, 4, 4] y, float[1, 8, 4, 4] u)
+    { y = Relu(x) u = Tanh(z) }"""
+    (finding,) = found(examined(body, {"x": [1, 8, 4, 4], "z": [1, 8, 4, 4]}), "DLA108")
+    assert finding.where == "target orin-agx-64gb/dla"
+    assert finding.fix == "nothing: no layer of the GPU lies between them"
+
+
 def test_dla109_is_about_layers_with_arithmetic(examined) -> None:
     products = " ".join(f"a{i} = MatMul(p{i}, p{i}) p{i + 1} = Relu(a{i})" for i in range(3))
     body = f"g (float[1, 1, 4, 4] p0) => (float[1, 1, 4, 4] p3) {{ {products} }}"

@@ -46,7 +46,8 @@ class FoldConstants(Pass):
         while folding.round():
             pass
         if not folding.changes:
-            return PassResult(False, "nothing in the graph is computed from constants alone" + folding.failures())
+            why = folding.failures()
+            return PassResult(False, f"nothing was folded{why}" if why else "nothing is computed from constants alone")
         model.proto.CopyFrom(scratch.proto)
         done = [count(number, label) for label, number in folding.changes.items() if number]
         return PassResult(True, "folded " + ", ".join(done) + folding.failures())
@@ -59,7 +60,7 @@ class _Folding:
         self.model, self.context = model, context
         self.changes: dict[str, int] = {}
         self._last_error = ""
-        self.failed: dict[str, str] = {}  # first output of a node -> why it could not be computed
+        self.failed: dict[str, tuple[NodeProto, str]] = {}  # by first output: a node, why it could not be computed
 
     def round(self) -> int:
         graph = self.model.proto.graph
@@ -80,8 +81,15 @@ class _Folding:
     def failures(self) -> str:
         if not self.failed:
             return ""
-        name, why = next(iter(self.failed.items()))
-        return f"; onnxruntime could not compute {count(len(self.failed), 'node')}, first {name!r}: {why}"
+        node, why = next(iter(self.failed.values()))
+        operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+        first = f"{(node.name or node.output[0])!r} ({operator})"
+        return f"; could not compute {count(len(self.failed), 'node')}, first {first}: {why}"
+
+    def _give_up(self, node: NodeProto, why: str) -> None:
+        copy = NodeProto()
+        copy.CopyFrom(node)  # the graph it is in will be edited
+        self.failed[node.output[0]] = (copy, why)
 
     def _evaluate(self, graph: GraphProto, types: dict[str, TensorType]) -> int:
         nodes = self._candidates(graph, types)
@@ -109,8 +117,7 @@ class _Folding:
         for node in graph.node:
             inputs = [name for name in node.input if name]
             if (
-                node.domain not in ("", "ai.onnx")
-                or node.op_type in _NEVER
+                node.op_type in _NEVER
                 or not node.output[0]
                 or node.output[0] in self.failed
                 or any(True for _ in subgraphs(node))
@@ -118,6 +125,9 @@ class _Folding:
                 or any(name not in sizes for name in inputs)
                 or not outputs.isdisjoint(node.output)
             ):
+                continue
+            if node.domain not in ("", "ai.onnx"):
+                self._give_up(node, "it is no operator of ONNX's own")
                 continue
             results = {name: _size(types.get(name)) for name in node.output if name}
             if any(size > max(GROWTH, sum(sizes[name] for name in inputs)) for size in results.values()):
@@ -153,7 +163,7 @@ class _Folding:
             if all(name in index.initializers for name in node.input if name):
                 values = self._compute([node], [name for name in node.output if name], index)
                 if values is None:
-                    self.failed[node.output[0]] = self._last_error
+                    self._give_up(node, self._last_error)
                 else:
                     folded.update(values)
         if not folded:  # what is left no longer depends on the nodes that failed

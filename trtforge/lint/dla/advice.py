@@ -18,6 +18,7 @@ VIEWS = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
 PRODUCTS = ("Gemm", "MatMul")
 LARGEST_POOLING = 8
 LARGEST_KERNEL = 32
+MOST_OUTPUTS = 8192
 
 
 def for_mean(context: Context, node: NodeProto) -> str:
@@ -61,8 +62,8 @@ def for_view(context: Context, node: NodeProto) -> str:
     layer, source = _layer_behind(context, node), _in_front(context, node)
     image = context.shape(source)
     if layer is not None and image is not None and len(image) == 4:
-        constant = layer.input[1] in context.constants
-        if constant and image[2:] == (1, 1) and not integer(layer, "transA", 0):
+        constant = layer.input[1] in context.constants and (context.shape(layer.output[0]) or (0,))[-1] <= MOST_OUTPUTS
+        if constant and image[2:] == (1, 1) and not integer(layer, "transA", 0) and not _goes_on(context, layer):
             return _pass(context, "fc-as-conv", f"the {layer.op_type} as a 1x1 Conv on the 4-D tensor")
         if constant and image[2:] != (1, 1) and max(image[2:]) <= LARGEST_KERNEL:
             size = f"{image[2]}x{image[3]}"
@@ -70,6 +71,17 @@ def for_view(context: Context, node: NodeProto) -> str:
     if any(name in context.index.outputs for name in node.output):
         return "export the network without it: its 4-D tensor as output, reshaped by who reads it"
     return "export it with four dimensions, or leave it to the GPU"
+
+
+def _goes_on(context: Context, layer: NodeProto) -> bool:
+    """Whether the DLA runs what reads a layer, its bias aside: the view that a Conv needs behind it would cut there."""
+    from trtforge.lint.dla.obstacles import obstacles
+
+    behind = context.index.only_consumer(layer.output[0]) if layer.op_type == "MatMul" else None  # a Gemm has its own
+    if behind is not None and behind.op_type == "Add" and any(name in context.constants for name in behind.input):
+        layer = behind
+    readers = context.index.consumers_of(layer.output[0])
+    return any(not any(one.certain for one in obstacles(context, reader)) for reader in readers)
 
 
 def _layer_behind(context: Context, node: NodeProto) -> NodeProto | None:

@@ -96,10 +96,11 @@ def missed(context: Context, together: Callable[[NodeProto, NodeProto], bool]) -
             continue
         readers = [reader for reader in context.index.consumers_of(node.output[0]) if together(node, reader)]
         operators = {reader.op_type for reader in readers}
+        alone = context.index.only_consumer(node.output[0])  # counts those on the GPU too
         if len(readers) > 1 and operators & {"Relu", "BatchNormalization"}:
             fix = "let the others read what comes behind the activation, where that is what the network means"
             found.append(Unfused(node, f"{len(readers)} layers read its output", fix))
-        elif len(readers) == 1 and (clip := _clip(context, readers[0], together)) is not None:
+        elif readers and alone is not None and (clip := _clip(context, alone, together)) is not None:
             fix = "nothing, or train it with Relu"
             if clip_bounds(context, clip) == (0, 6) and "relu6-to-relu" not in context.engine.surgery:
                 fix = "surgery pass relu6-to-relu, and `verify`: it changes values above 6"

@@ -126,7 +126,7 @@ def _of_ranks(context: Context, node: NodeProto) -> Iterator[Obstacle]:
 def _of_sizes(context: Context, node: NodeProto) -> Iterator[Obstacle]:
     for name in (*node.input, *node.output):
         shape = None if not name or name in context.constants else context.shape(name)
-        if shape is None or len(shape) != 4:
+        if shape is None or not 2 <= len(shape) <= 4:
             continue
         batch, *others = shape
         if batch > MAX_BATCH:

@@ -81,11 +81,18 @@ def _concat(context: Context, node: NodeProto) -> Iterator[Obstacle]:
 def _clip(context: Context, node: NodeProto) -> Iterator[Obstacle]:
     low, high = clip_bounds(context, node)
     if low != 0 or high is None or not CLIP_BOUNDS[0] <= high <= CLIP_BOUNDS[1]:
-        shown = " to ".join("open" if bound is None else f"{bound:g}" for bound in (low, high))
-        why = f"it clips to {shown}, the DLA from 0 to a bound of {CLIP_BOUNDS[0]} to {CLIP_BOUNDS[1]}"
+        why = f"{_clipped(low, high)}, the DLA clips from 0 to a bound of {CLIP_BOUNDS[0]} to {CLIP_BOUNDS[1]}"
         yield Obstacle(
             "parameter", why, fix="export Relu, or Clip from 0 to a bound in that range, where that is meant"
         )
+
+
+def _clipped(low: float | None, high: float | None) -> str:
+    if low is None and high is None:
+        return "it has no bound that is known"
+    if low is None or high is None:
+        return f"it has no {'lower' if low is None else 'upper'} bound that is known"
+    return f"it clips from {low:g} to {high:g}"
 
 
 def clip_bounds(context: Context, node: NodeProto) -> tuple[float | None, float | None]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trtforge.graph.passes.registry import available
-from trtforge.lint.dla.fusions import missed
 from trtforge.lint.dla.stated import VIEWS
 
 if TYPE_CHECKING:
@@ -50,17 +49,18 @@ def worth_trying(context: Context) -> list[Rewrite]:
 
 
 def helps(rewrite: Rewrite, before: Context, after: Context) -> bool:
-    """Whether the placement is better behind a rewrite: fewer layers off the DLA, fewer loadables, or more fused."""
-    return not rewrite.judged or any(now < was for now, was in zip(_costs(after), _costs(before), strict=True))
+    """Whether the placement is better behind a rewrite. What costs more decides: a loadable is not saved by a layer."""
+    return not rewrite.judged or _costs(after) < _costs(before)
 
 
 def _costs(context: Context) -> tuple[int, int, int, int]:
-    """Layers off the DLA that do something, views that cut the network, loadables, convolutions that stay unfused."""
+    """What costs most first: layers off the DLA that do something, views that cut the network, loadables, tensors that
+    no fusion keeps from being stored."""
     placement = context.placement
     off = [place for place in placement.places if place.reasons]
     views = [place for place in off if place.node.op_type in VIEWS]
     cutting = sum(place.cuts for place in views)
-    return len(off) - len(views), cutting, placement.wanted, len(missed(context, placement.together))
+    return len(off) - len(views), cutting, placement.wanted, -sum(len(one.inside) for one in placement.fusions)
 
 
 def merged(surgery: Sequence[str], more: Iterable[str]) -> list[str]:

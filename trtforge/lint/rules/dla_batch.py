@@ -45,7 +45,7 @@ class DlaBatch(Rule):
         shapes = {name: spec.shape for name, spec in context.engine.inputs.items() if spec.shape}
         severity: Severity = "warning" if context.gpu_fallback else "error"
         yield from self._check_limits(shapes, severity)
-        batches = {name: _batch(shape) for name, shape in shapes.items()}
+        batches = {name: _batch(shape) for name, shape in shapes.items() if len(shape) > 1}  # one axis has no batch
         if len(set(batches.values())) > 1:
             named = ", ".join(f"{name}: {batch}" for name, batch in batches.items())
             message = f"the batches differ ({named}), and a DLA loadable has one: layers of another are apart from it"

@@ -44,7 +44,7 @@ class DlaLoadables(Rule):
         passes = any(
             "surgery pass" in reason.fix for place in placement.places if place.cuts for reason in place.reasons
         )
-        fix = "see the findings of the layers named"
+        fix = "see the findings of the layers named" if cuts else "nothing: no layer of the GPU lies between them"
         if passes:
             fix += "; trtforge lint RECIPE --fix tries the passes they name"
         if placement.wanted <= placement.limit:

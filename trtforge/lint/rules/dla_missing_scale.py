@@ -37,9 +37,12 @@ class DlaMissingScale(Rule):
             return
         missing = missing_scales(context)
         if missing:
+            many = (
+                "one tensor of INT8 layers has" if len(missing) == 1 else f"{len(missing)} tensors of INT8 layers have"
+            )
             yield self.finding(
                 [f"`{name}`" for name in missing],
-                f"{len(missing)} tensors of INT8 layers have no scale: the layers around run in FP16 or on the GPU",
+                f"{many} no scale: the layers around run in FP16 or on the GPU",
                 "trtforge calibrate RECIPE",
             )
 

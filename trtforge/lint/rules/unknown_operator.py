@@ -82,11 +82,7 @@ def _fault(context: Context, node: NodeProto) -> _Fault | None:
     known = (node.op_type, "" if node.domain in DEFAULT_DOMAINS else node.domain) in _known_to_onnxruntime()
     if context.backend == "onnxruntime":
         return None if known else _Fault("is no operator of ONNX, and onnxruntime does not run it: the build fails")
-    built, engine, readers = _unbuilt(context, node), context.engine, []
-    if engine.precision == "int8" and engine.calibration is not None and engine.calibration.set is not None:
-        readers.append("gathers the INT8 ranges")
-    if engine.verify is not None:
-        readers.append("gives the answers to verify against")
+    built, readers = _unbuilt(context, node), context.onnxruntime_reads
     if known or not readers or (built is not None and built.severity == "error"):
         return built
     return _Fault(f"is not run by onnxruntime, which {' and '.join(readers)}: the build fails")
