@@ -43,6 +43,16 @@ class Test_lowering:
         kinds = {weight.data_type for weight in half.model.proto.graph.initializer}
         assert onnx.TensorProto.FLOAT16 in kinds and half.precision == "typed"
 
+    def test_every_tensor_of_a_dla_has_its_scale_in_the_graph(self, asked: Any) -> None:
+        """As it has in a cache, through 10.7: a region of a DLA is INT8 only where no scale is missing."""
+        gpu, dla = (lower(asked(f"orin-agx-64gb/{unit}"), documented("11.4.1"), "11.4.1") for unit in ("gpu", "dla"))
+        ways = [
+            [node.input[0] for node in each.model.proto.graph.node if node.op_type == "QuantizeLinear"]
+            for each in (gpu, dla)
+        ]
+        assert set(ways[1]) - set(ways[0]) == {"c2", "c4", "r0", "left", "right", "logits_float"}
+        assert set(ways[0]) <= set(ways[1])
+
     def test_a_node_without_a_name_is_found_by_its_output(self, asked: Any) -> None:
         """As `quantize: {skip}` calls it everywhere; TensorRT finds layers by the names of nodes."""
         request = asked("a30", quantize=Quantize(skip=("c0",)))

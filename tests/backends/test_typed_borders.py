@@ -37,10 +37,14 @@ Ask = Callable[..., CompileRequest]
 
 @pytest.fixture
 def asked(residual: Any, tmp_path: Path) -> Ask:
-    """``asked("int8", x="float16", logits="int8")``: an A30, with these types at the border."""
+    """``asked("int8", x="float16", logits="int8")``: with these types at the border; for an A30 if none is named."""
 
     def asked(
-        precision: str = "int8", x: str = "float32", logits: str = "float32", skip: tuple[str, ...] = ()
+        precision: str = "int8",
+        x: str = "float32",
+        logits: str = "float32",
+        skip: tuple[str, ...] = (),
+        target: str = "a30",
     ) -> CompileRequest:
         request = residual.request(tmp_path, precision=precision)
         said = {
@@ -48,7 +52,7 @@ def asked(residual: Any, tmp_path: Path) -> Ask:
             "outputs": {"logits": OutputSpec(dtype=logits)},
             "quantize": Quantize(skip=skip),
         }
-        return replace(request, target=get("a30"), engine=request.engine.model_copy(update=said))
+        return replace(request, target=get(target), engine=request.engine.model_copy(update=said))
 
     return asked
 
@@ -109,6 +113,15 @@ def test_an_int8_output_is_the_float_one_in_steps_of_its_scale(asked: Ask, resid
     for sample in residual.samples:
         x = sample.inputs["x"]
         np.testing.assert_array_equal(computed(outside, x), quantized(computed(inside, x), request, "logits"))
+
+
+def test_what_leaves_a_dla_in_int8_is_not_quantized_twice(asked: Ask, residual: Any) -> None:
+    """There every output has a pair already, whose first half is what is wanted."""
+    request = asked(logits="int8", target="orin-agx-64gb/dla")
+    inside, outside = typed(asked(target="orin-agx-64gb/dla")), typed(request)
+    assert kinds(inside)[-2:] == ["QuantizeLinear", "DequantizeLinear"] and kinds(outside) == kinds(inside)[:-1]
+    x = residual.samples[0].inputs["x"]
+    np.testing.assert_array_equal(computed(outside, x), quantized(computed(inside, x), request, "logits"))
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "fp32"])

@@ -109,6 +109,16 @@ def test_a_cache_goes_back_into_a_model_with_the_same_bits(shop) -> None:
     assert {ranks[n.input[1]] for n in made.graph.node if n.op_type == "QuantizeLinear"} == {0}
 
 
+def test_a_dla_gets_every_scale_of_its_layers_into_the_graph(shop) -> None:
+    assert to_cache(shop, "--plain", "plain.onnx").code == 0
+    to_qdq = ["scales", "convert", "net.cache", "back.onnx", "--to", "qdq", "--model", "plain.onnx"]
+    placed = shop.forge(*to_qdq, "--target", "orin-agx-64gb/dla", "--json").json["qdq"]
+    inside = ["last", "right", "left", "sum", "main_1", "stem"]  # a convolution or sum, and the Relu behind it
+    assert placed["not_placed"] == inside
+    result = shop.forge("scales", "diff", "net.cache", "back.onnx", "--json").json["diff"]
+    assert result["changed"] == [] and result["equal"] == 15 - len(inside)
+
+
 def test_missing_scales_are_taken_from_a_calibration_and_given_ones_stay(shop) -> None:
     assert to_cache(shop).code == 0
     before = dict(line.rsplit(": ", 1) for line in (shop.root / "net.cache").read_text().splitlines()[1:])

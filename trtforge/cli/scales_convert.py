@@ -92,7 +92,7 @@ def convert(
         typer.Option(
             "--target",
             metavar="KEY",
-            help="Say what tensors without a scale do on this device, and write its cache header",
+            help="Write for this device: its cache header, or a DLA's Q/DQ; say what tensors without a scale do there",
             autocompletion=completion.target_keys,
         ),
     ] = None,
@@ -136,7 +136,7 @@ def convert(
     graph = _graph(ui, source, model)
     if to is Format.qdq:
         table = source.table
-        result |= _write_qdq(ui, table, graph, out)
+        result |= _write_qdq(ui, table, graph, out, device)
     else:
         table = _complete(ui, source, to, graph, fill)
         result |= _write(ui, table, source, out, to, first)
@@ -284,8 +284,8 @@ def _write_plain(ui: Ui, source: Source, plain: Path | None, precisions: Path | 
     return {"precisions": layers.to_json()}
 
 
-def _write_qdq(ui: Ui, table: ScaleTable, graph: Model | None, out: Path) -> dict[str, Any]:
-    """Write the model with the scales as Q/DQ nodes, its opset raised where it must be."""
+def _write_qdq(ui: Ui, table: ScaleTable, graph: Model | None, out: Path, device: Target | None) -> dict[str, Any]:
+    """Write the model with the scales as Q/DQ nodes, for a DLA on every tensor, its opset raised where it must be."""
     from trtforge.errors.usage import WrongUsage
     from trtforge.graph.io import default_opset, save
     from trtforge.graph.surgery import perform
@@ -301,7 +301,7 @@ def _write_qdq(ui: Ui, table: ScaleTable, graph: Model | None, out: Path) -> dic
     if opset < MIN_OPSET:
         graph = perform(graph, ["upgrade-opset"]).model
         ui.say(f"opset raised from {opset} to {default_opset(graph.proto)}: Q/DQ per channel needs {MIN_OPSET}")
-    quantized, report = insert(graph, table)
+    quantized, report = insert(graph, table, for_dla=device is not None and device.is_dla)
     save(quantized, out)
     counts = report.to_json()["quantized"]
     told = ", ".join(f"{counts[kind]} {kind}" for kind in ("conv", "conv_transpose", "gemm", "matmul") if counts[kind])

@@ -68,7 +68,7 @@ def prepared(job: Job, ready: Prepared, workdir: Path, progress: Progress) -> di
 
     model = freeze_inputs(ready.model, {name: spec.shape for name, spec in job.engine.inputs.items()})
     if ready.scales is not None:
-        model, _ = insert(model, ready.scales, job.engine.quantize)
+        model, _ = insert(model, ready.scales, job.engine.quantize, for_dla=job.target.is_dla)
     graph = workdir / "simulated" / "model.onnx"
     save(model, graph)
     how = " with its scales as Q/DQ" if ready.scales is not None else " in FP32"

@@ -92,9 +92,10 @@ class NativeTensorRT:
         from trtforge.graph.io import save
         from trtforge.surgery.compiler_graph import for_compiler
 
-        lowered = lower(request, known, release)
         onnx, plan = request.workdir / "graph" / "model.onnx", request.workdir / ENGINE_FILE
-        save(lowered.model, onnx)
+        with request.progress.task("write the graph for TensorRT", None):
+            lowered = lower(request, known, release)
+            save(lowered.model, onnx)
         kinds = plugins.kinds_in(lowered.model)
         parsed = request.workdir / "compiler" / "model.onnx" if kinds else onnx
         if kinds:

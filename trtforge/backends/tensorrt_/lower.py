@@ -55,7 +55,7 @@ def lower(request: CompileRequest, known: Features, release: str) -> Lowered:
         skip = request.engine.quantize.skip if precision == "int8" else ()
         return Lowered(_called(model, skip), precision, _cache(request, release), skip)
     if precision == "int8" and request.scales is not None:
-        model = insert(model, request.scales, request.engine.quantize)[0]
+        model = insert(model, request.scales, request.engine.quantize, for_dla=request.target.is_dla)[0]
     return _typed(request, model)
 
 

@@ -41,7 +41,7 @@ def with_border(model: Model, name: str, dtype: str, scale: float | None) -> tup
     if name in taken:
         _take(graph, name, inside, TYPES[there], dtype, scale)
         drop_unused_constants(proto)  # that the nodes that went had for themselves
-    elif dtype == "int8" or not _gave_already(graph, name, inside, TYPES[there], _tensors_of(model, dtype)):
+    elif not _gave_already(graph, name, inside, TYPES[there], scale, _tensors_of(model, dtype)):
         graph.node.append(_converter(graph, inside, name, TYPES[dtype], scale, "QuantizeLinear"))
     for old in [each for each in graph.value_info if each.name == name]:
         graph.value_info.remove(old)  # of a tensor that took the border's name
@@ -81,11 +81,18 @@ def _take(graph: GraphProto, name: str, inside: str, there: int, dtype: str, sca
         graph.node.insert(0, _converter(graph, name, inside, there, scale, "DequantizeLinear"))
 
 
-def _gave_already(graph: GraphProto, name: str, inside: str, there: int, ready: set[str]) -> bool:
-    """The output is what a Cast made ``inside`` of, where that had the new type before: one of ``ready``."""
+def _gave_already(graph: GraphProto, name: str, inside: str, there: int, scale: float | None, ready: set[str]) -> bool:
+    """The output is what a Cast or DequantizeLinear made ``inside`` of, which is wanted itself: that is given.
+
+    ``ready``: tensors of the new type, of which a Cast converts.
+    """
     index = Index(graph)
     maker, taken = index.producer(inside), {*index.inputs, *index.outputs, *index.initializers}
-    if maker is None or not _casts(maker, None, there) or maker.input[0] not in ready - taken:
+    if maker is None or maker.input[0] in taken:
+        return False
+    before = index.producer(maker.input[0])
+    casts = scale is None and _casts(maker, None, there) and maker.input[0] in ready
+    if not casts and not (scale is not None and _dequantizes(index, maker, before, scale)):
         return False
     rename_tensors(graph, {maker.input[0]: name})
     if not any(inside in used_names(node) for node in graph.node):
@@ -101,6 +108,12 @@ def _converter(graph: GraphProto, source: str, result: str, to: int, scale: floa
     for constant, number in zip(names, (np.float32(scale), np.int8(0)), strict=True):
         graph.initializer.append(numpy_helper.from_array(np.asarray(number), constant))
     return helper.make_node(kind, [source, *names], [result], name=f"{border}_border_{kind}")
+
+
+def _dequantizes(index: Index, node: NodeProto, before: NodeProto | None, scale: float) -> bool:
+    """Does it undo the QuantizeLinear before it, which does what one for the output would?"""
+    undoes = before is not None and node.op_type == "DequantizeLinear" and node.input[1:] == before.input[1:]
+    return undoes and before is not None and _quantizes(index, before, before.input[0], scale)
 
 
 def _quantizes(index: Index, node: NodeProto, name: str, scale: float | None) -> bool:

@@ -50,7 +50,8 @@ class WeightRead:
 
 @dataclass
 class Placement:
-    """What to quantize. ``quantized``: node position -> op type, for weighted nodes."""
+    """What to quantize. ``quantized``: node position -> op type, for weighted nodes. ``outputs``: of the graph, that
+    leave through a pair too."""
 
     quantized: dict[int, str] = field(default_factory=dict)
     activations: dict[str, list[Edge]] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class Placement:
     residual_adds: list[str] = field(default_factory=list)
     pools: list[str] = field(default_factory=list)
     left_float: list[FloatNode] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
 
     def read(self, tensor: str, edge: Edge) -> None:
         self.activations.setdefault(tensor, []).append(edge)
@@ -71,7 +73,7 @@ def label(node: NodeProto) -> str:
 def place(graph: GraphProto, ranges: Mapping[str, TensorRange], policy: Quantize) -> Placement:
     """Decide every pair. ``ranges``: the tensors whose scale is known."""
     placement = Placement()
-    others = _other_types(graph)
+    others = other_types(graph)
     nodes = [
         (position, node)
         for position, node in enumerate(graph.node)
@@ -89,7 +91,7 @@ def place(graph: GraphProto, ranges: Mapping[str, TensorRange], policy: Quantize
     return placement
 
 
-def _other_types(graph: GraphProto) -> dict[str, str]:
+def other_types(graph: GraphProto) -> dict[str, str]:
     """Tensors the graph states another type for than float32: a float32 scale does not fit them."""
     return {
         value.name: TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()

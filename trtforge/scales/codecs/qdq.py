@@ -23,7 +23,8 @@ from trtforge.graph.index import Index, fresh_name
 from trtforge.graph.model import Model
 from trtforge.graph.weights import Parked, park, read_tensor
 from trtforge.recipe.models import Quantize
-from trtforge.scales.codecs.placement import WEIGHTED, FloatNode, Placement, WeightRead, label, place
+from trtforge.scales.codecs.dla_placement import cover
+from trtforge.scales.codecs.placement import WEIGHTED, FloatNode, Placement, WeightRead, label, other_types, place
 from trtforge.scales.codecs.prune import drop_unused_constants
 from trtforge.scales.codecs.qdq_extract import extract
 from trtforge.scales.codecs.weights import channel_scales, quantize
@@ -94,7 +95,12 @@ def expected_int8_convolutions(report: QdqReport) -> int:
 
 
 def insert(
-    model: Model, table: ScaleTable, policy: Quantize | None = None, *, weights: WeightForm = "int8"
+    model: Model,
+    table: ScaleTable,
+    policy: Quantize | None = None,
+    *,
+    weights: WeightForm = "int8",
+    for_dla: bool = False,
 ) -> tuple[Model, QdqReport]:
     """Write the scales into a copy of the model as Q/DQ nodes, by TensorRT's placement rules.
 
@@ -108,6 +114,7 @@ def insert(
         policy: what to leave out; the default quantizes Conv, Gemm, MatMul.
         weights: "int8" stores quantized weights behind a DequantizeLinear; "float" keeps the float weights behind a
             Q/DQ pair: larger, but :func:`extract` gives the very same graph back.
+        for_dla: pairs on every tensor that INT8 layers read or write, see ``dla_placement``.
 
     Raises:
         QdqNeedsOpset, QdqNotPlain (already quantized), QdqUnknownSkip, QdqNothingToDo, QdqWeightsInvalid; the errors
@@ -118,6 +125,10 @@ def insert(
     placement = place(model.proto.graph, table.ranges, policy)
     if not placement.quantized:
         _raise_nothing_to_do(model.proto, placement)
+    if for_dla:
+        others = other_types(model.proto.graph)
+        ranges = {name: seen for name, seen in table.ranges.items() if name not in others}
+        cover(placement, model.proto.graph, ranges, policy.skip)
     skeleton, parked = park(model.proto)
     writer = _Writer(Model(skeleton, model.folder), parked, table, weights)
     writer.write(placement)
@@ -194,12 +205,16 @@ class _Writer:
 
     def write(self, placement: Placement) -> None:
         old = [NodeProto.FromString(node.SerializeToString()) for node in self._graph.node]
-        outputs = {name: self._fresh(f"{name}_DequantizeLinear_Output") for name in placement.activations}
+        given = {name: self._fresh(f"{name}_float") for name in placement.outputs}
+        outputs = {
+            name: name if name in given else self._fresh(f"{name}_DequantizeLinear_Output")
+            for name in placement.activations
+        }
         replaced = {edge: outputs[name] for name, edges in placement.activations.items() for edge in edges}
         new: list[NodeProto] = []
         for name in self._index.inputs:
             if name in outputs:
-                new += self._activation_pair(name, outputs[name])
+                new += self._activation_pair(name, name, outputs[name])
         for position, node in enumerate(old):
             for slot in range(len(node.input)):
                 edge = (position, slot)
@@ -209,21 +224,22 @@ class _Writer:
                 elif edge in replaced:
                     node.input[slot] = replaced[edge]
             new.append(node)
-            for name in node.output:
+            for slot, name in enumerate(list(node.output)):
+                node.output[slot] = given.get(name, name)
                 if name in outputs:
-                    new += self._activation_pair(name, outputs[name])
+                    new += self._activation_pair(name, node.output[slot], outputs[name])
         del self._graph.node[:]
         self._graph.node.extend(new)
 
-    def _activation_pair(self, name: str, output: str) -> list[NodeProto]:
+    def _activation_pair(self, name: str, source: str, output: str) -> list[NodeProto]:
         scale = self._add(f"{name}_scale", np.asarray(self._table.ranges[name].usable_scale, np.float32))
         zero = self._add(f"{name}_zero_point", np.asarray(0, np.int8))
-        return self._pair(name, scale, zero, output, axis=None)
+        return self._pair(name, source, scale, zero, output, axis=None)
 
-    def _pair(self, name: str, scale: str, zero: str, output: str, axis: int | None) -> list[NodeProto]:
+    def _pair(self, name: str, source: str, scale: str, zero: str, output: str, axis: int | None) -> list[NodeProto]:
         quantized = self._fresh(f"{name}_QuantizeLinear_Output")
         return [
-            _linear("QuantizeLinear", name, [name, scale, zero], quantized, axis),
+            _linear("QuantizeLinear", name, [source, scale, zero], quantized, axis),
             _linear("DequantizeLinear", name, [quantized, scale, zero], output, axis),
         ]
 
@@ -246,7 +262,7 @@ class _Writer:
         zero = self._add(f"{name}_zero_point", np.zeros(scales.shape, np.int8))
         output = self._weight_outputs[read] = self._fresh(f"{name}_DequantizeLinear_Output")
         if self._form == "float":
-            return self._pair(name, scale, zero, output, axis)
+            return self._pair(name, name, scale, zero, output, axis)
         quantized = self._add(f"{name}_quantized", quantize(weight, scales, axis))
         return [_linear("DequantizeLinear", name, [quantized, scale, zero], output, axis)]
 
