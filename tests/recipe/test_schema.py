@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,16 @@ def test_guide_without_markers_is_refused() -> None:
 
 def test_the_guide_shows_recipes_that_load(tmp_path: Path) -> None:
     guide = (ROOT / GUIDE_FILE).read_text(encoding="utf-8")
-    whole, samples, over = [block.partition("```")[0] for block in guide.split("```yaml\n")[1:]]
+    whole, gray, samples, over = [block.partition("```")[0] for block in guide.split("```yaml\n")[1:]]
     assert {key: type(value) for key, value in YAML(typ="safe").load(samples).items()} == {"name": str, "samples": list}
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "detector.yaml").write_text(whole)
     (tmp_path / "recipes" / "detector_orin.yaml").write_text(over)
     assert load(tmp_path / "recipes" / "detector.yaml").target.key == "a30"
+    mnist = "extends: detector.yaml\nengines:\n  detector:\n" + textwrap.indent(gray, "    ")
+    (tmp_path / "recipes" / "mnist.yaml").write_text(mnist)
+    digits = load(tmp_path / "recipes" / "mnist.yaml").recipe.engines["detector"].inputs["images"]
+    assert digits.shape == (1, 1, 28, 28) and digits.preprocess.model_dump()["channels"] == "gray"
     with pytest.raises(TrtforgeError, match="shape of the preprocessed image") as caught:
         load(
             tmp_path / "recipes" / "detector_orin.yaml", overrides=["engines.detector.inputs.images.shape=[8, 3, 9, 9]"]

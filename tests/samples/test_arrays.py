@@ -51,6 +51,17 @@ def test_fortran_order_and_byte_order_do_not_matter(tmp_path: Path) -> None:
     assert (array[0] == VALUES).all()
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3), (1, 1, 2, 3), (1, 1, 1, 2, 3)])
+def test_axes_of_length_one_in_front_may_be_there_or_not(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """As calib_data/README.md says."""
+    np.save(tmp_path / "a.npy", VALUES.reshape(shape))
+    gray = InputSpec(shape=(1, 1, 2, 3))
+    assert load(tmp_path / "a.npy", gray).shape == (1, 1, 2, 3)
+    np.save(tmp_path / "b.npy", VALUES.reshape(2, 1, 3))
+    with pytest.raises(SampleShape):
+        load(tmp_path / "b.npy", gray)
+
+
 @pytest.mark.parametrize("shape", [(3, 2), (4, 2, 3), (2, 3, 1), (6,)])
 def test_another_shape_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.save(tmp_path / "a.npy", np.zeros(shape, np.float32))

@@ -75,6 +75,34 @@ def test_gray_is_repeated_over_the_channels(tmp_path: Path) -> None:
     assert (array == 77).all()
 
 
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_a_network_of_gray_images_gets_their_luma(tmp_path: Path, layout: str) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (8, 8, 3), np.uint8)
+    gray = spec(shape=(1, 1, 8, 8) if layout == "nchw" else (1, 8, 8, 1), channels="gray", layout=layout)
+    array = load_image(save(tmp_path / "colour.png", pixels), "colour", gray)
+    assert array.shape == gray.shape and array.dtype == np.float32 and array.flags.c_contiguous
+    luma = pixels @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(array.reshape(8, 8) - luma).max() <= 0.5 + 1e-3
+    assert (array.reshape(8, 8) == np.asarray(Image.fromarray(pixels).convert("L"))).all()
+
+
+def test_gray_stays_gray_and_is_normalised_by_one_number(tmp_path: Path) -> None:
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    path = save(tmp_path / "gray.png", pixels)
+    array = load_image(path, "gray", spec(shape=(1, 1, 8, 8), channels="gray", mean=100, std=50))
+    assert array[0, 0].tolist() == ((pixels.astype(np.float32) - 100) / 50).tolist()
+    deep = save(tmp_path / "deep.png", pixels.astype(np.uint16) * 257)
+    assert (load_image(deep, "deep", spec(shape=(1, 1, 8, 8), channels="gray"))[0, 0] == pixels).all()
+
+
+def test_a_number_stands_for_every_channel_and_has_the_digest_of_three(tmp_path: Path) -> None:
+    one, three = spec(mean=100, std=2), spec(mean=(100, 100, 100), std=(2, 2, 2))
+    path = save(tmp_path / "red.png", RED)
+    assert (load_image(path, "red", one) == load_image(path, "red", three)).all()
+    assert one.model_dump(mode="json") == three.model_dump(mode="json")
+    assert spec().preprocess.model_dump(mode="json")["mean"] == [0.0, 0.0, 0.0]
+
+
 def test_sixteen_bit_gray_is_scaled_to_eight(tmp_path: Path) -> None:
     pixels = np.full((8, 8), 65535, np.uint16)
     pixels[:, 0] = 257 * 5
@@ -172,7 +200,14 @@ def test_damaged_files_never_end_in_a_foreign_exception(tmp_path: Path, data: st
 
 
 @pytest.mark.parametrize(
-    ("shape", "layout"), [((1, 3, 8, 9), "nchw"), ((1, 8, 8, 3), "nchw"), ((1, 3, 8, 8), "nhwc"), ((1, 8, 8), "nhwc")]
+    ("shape", "layout"),
+    [
+        ((1, 3, 8, 9), "nchw"),
+        ((1, 8, 8, 3), "nchw"),
+        ((1, 3, 8, 8), "nhwc"),
+        ((1, 8, 8), "nhwc"),
+        ((1, 1, 8, 8), "nchw"),
+    ],
 )
 def test_a_crop_that_is_not_the_input_is_refused_before_any_file_is_read(shape: tuple[int, ...], layout: str) -> None:
     with pytest.raises(SampleShape) as caught:

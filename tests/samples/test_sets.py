@@ -13,6 +13,7 @@ from trtforge.digest import digest_json, sha256_file
 from trtforge.errors import calibration as cal
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.environment import MissingPackage
+from trtforge.errors.usage import OtherKind
 from trtforge.recipe.models import InputSpec
 from trtforge.samples.entries import read_description
 from trtforge.samples.load import open_files, open_set
@@ -233,6 +234,40 @@ def test_files_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         open_files([tmp_path / "nothing.npy"], ONE)
     with pytest.raises(cal.SampleUnsupported):
         open_files([tmp_path], ONE)
+    with pytest.raises(OtherKind, match="is a sample set, not an image, an array or a scan"):
+        open_files([inside, described(tmp_path, "samples: [in/a.npy]\n")], ONE)
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "advice"),
+    [
+        ("cals.yaml", "there is no sample set cals.yaml", "did you mean cal.yaml?"),
+        ("other.yaml", "there is no sample set other.yaml", "relative to the file that says it"),
+        ("photos", "photos is a folder", 'write photos.yaml beside the folder, with `samples: ["photos/*"]`'),
+        ("photos/a.npy", "a.npy is an array", 'with `samples: ["photos/*.npy"]`'),
+        ("r.yaml", "r.yaml is a recipe, not a sample set", "`samples: ["),
+        ("m.onnx", "m.onnx is an ONNX model, not a sample set", "`samples: ["),
+    ],
+)
+def test_what_is_no_set_is_told_at_the_recipes_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, what: str, advice: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    array(tmp_path / "photos" / "a.npy")
+    for file, text in (("cal.yaml", "samples: [x]\n"), ("r.yaml", "target: host\n"), ("m.onnx", "")):
+        (tmp_path / file).write_text(text)
+    with pytest.raises(cal.SetUnreadable) as caught:
+        open_set(Path(name), ONE, named_at="recipes/r.yaml:7:12")
+    assert caught.value.where == "recipes/r.yaml:7:12"
+    assert what in caught.value.what and advice in caught.value.next
+
+
+def test_an_entry_that_is_mistyped_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    array(tmp_path / "photos" / "coffee.npy")
+    with pytest.raises(cal.SampleMissing) as caught:
+        open_set(described(tmp_path, "samples: [photos/cofee.npy]\n"), ONE)
+    assert caught.value.next == "did you mean photos/coffee.npy?"
 
 
 def test_kind_and_file_must_agree(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from trtforge.cli.options import Json, NoProgress, Quiet
-from trtforge.cli.ui import Ui
+from trtforge.cli.segment import tell_failures
+from trtforge.cli.ui import Ui, counted
 
 
 class ProtocolName(StrEnum):
@@ -50,7 +51,8 @@ def prepare(
     rows = [(case.name, "x".join(map(str, case.shape)), "kept" if case.reused else "made") for case in done.cases]
     if rows:
         ui.table("", ("case", "shape", ""), rows)
-    ui.say(f"{out}: {len(done.cases)} cases prepared by {done.protocol}; summary.json has the digests")
+    ui.say(f"{out}: {counted(len(done.cases), 'case')} prepared by {done.protocol}; summary.json has the digests")
+    tell_failures(ui, done.failed)
     ui.result("prepare", done.to_json())
     if (error := done.error(where=str(raw))) is not None:
         ui.end(error)

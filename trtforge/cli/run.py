@@ -13,7 +13,7 @@ import typer
 from trtforge.cli.engine_page import decibels
 from trtforge.cli.options import Json, NoProgress, Quiet
 from trtforge.cli.table import NO_BREAK
-from trtforge.cli.ui import Ui
+from trtforge.cli.ui import Ui, counted
 from trtforge.errors.usage import NotForThisEngine, OutIsNoFolder
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ class Weights(StrEnum):
     constant = "constant"
 
 
+INSTEAD = {
+    "out-dir": "; outputs go to --out FOLDER",
+    "truth": "; outputs are compared with the FP32 model's, as --against fp32 says",
+}
+"""What an option of engines for volumes has in its place elsewhere, where it has something."""
+
+
 def register(app: typer.Typer) -> None:
     app.command()(run)
 
@@ -66,7 +73,9 @@ def run(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Outputs: a folder of .npz, a .json for Polygraphy; labels of one scan (.nii.gz)"),
+        typer.Option(
+            "--out", help="Outputs: a folder of .npz, or one; a .json for Polygraphy; labels of one scan (.nii.gz)"
+        ),
     ] = None,
     out_dir: Annotated[
         Path | None, typer.Option("--out-dir", help="Scans: labels of each go here; finished ones are kept")
@@ -106,6 +115,7 @@ def run(
     """
     ui = Ui(json=json, quiet=quiet, progress=not no_progress)
     from trtforge.engines.load import open_engine
+    from trtforge.pipeline.outputs import is_npz
     from trtforge.pipeline.run import run as execute
     from trtforge.pipeline.run import this_machine
     from trtforge.pipeline.volumes import takes_volumes
@@ -140,18 +150,19 @@ def run(
     report = execute(version, paths, compare_with_fp32=compared, model=model, out=out, progress=ui)
     _show(ui, report)
     if out is not None:
-        count = f"{len(report.rows)} sample{'' if len(report.rows) == 1 else 's'}"
-        ui.say(f"{out}: outputs of {count}" + ("" if out.suffix == ".json" else ", one .npz each"))
+        whole = out.suffix == ".json" or is_npz(out)
+        ui.say(f"{out}: outputs of {counted(len(report.rows), 'sample')}" + ("" if whole else ", one .npz each"))
     if report.seen_in_calibration:
         seen, names = len(report.seen_in_calibration), ", ".join(report.seen_in_calibration[:3])
         more = f" and {seen - 3} more" if seen > 3 else ""
         ui.warn(
-            f"{seen} of {len(report.rows)} samples {'was' if seen == 1 else 'were'} used for calibration: {names}{more}"
+            f"{seen} of {counted(len(report.rows), 'sample')} {'was' if seen == 1 else 'were'} used for calibration: "
+            f"{names}{more}"
         )
     if (traffic := report.traffic) is not None:
         ui.say(
             f"copied to the device: {traffic['host_to_device']:,} bytes, back: {traffic['device_to_host']:,}, "
-            f"in {traffic['executions']} executions"
+            f"in {counted(traffic['executions'], 'execution')}"
         )
     ui.result("run", report.to_json())
     if report.missed is not None:
@@ -166,18 +177,19 @@ def _check_for_samples(version: EngineVersion, options: Mapping[str, object]) ->
                 f"--{name} is for engines that segment volumes",
                 where=str(version.path),
                 why="no input of this engine's recipe has `preprocess: {kind: volume}`",
-                next="leave it out; outputs go to --out FOLDER",
+                next="leave it out" + INSTEAD.get(name, ""),
             )
 
 
 def _check_out(out: Path) -> None:
-    """A folder, or a `.json` file: a name like `o.txt` is a misunderstanding, not a folder to make."""
-    if out.suffix != ".json" and re.fullmatch(r"\.[A-Za-z]\w{1,4}", out.suffix) and not out.is_dir():
+    """A folder, a `.npz` or a `.json`: a name like `o.txt` is a misunderstanding, not a folder to make."""
+    if out.suffix not in (".json", ".npz") and re.fullmatch(r"\.[A-Za-z]\w{1,4}", out.suffix) and not out.is_dir():
+        bare = out.with_name(out.name.removesuffix(".gz")).with_suffix("")
         raise OutIsNoFolder(
-            f"--out cannot write a {out.suffix} file",
+            f"--out cannot write a {out.name.removeprefix(bare.name)} file",
             where=str(out),
             why="outputs go to a folder, one .npz a sample, or to one .json file",
-            next=f"--out {out.with_suffix('')} or --out {out.with_suffix('.json')}",
+            next=f"--out {bare} or --out {bare}.json",
         )
 
 

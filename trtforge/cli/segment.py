@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtforge.cli.table import NO_BREAK
-from trtforge.cli.ui import Ui, shown
+from trtforge.cli.ui import Ui, counted, shown
 from trtforge.errors.usage import OneScanOnly
 from trtforge.memory import human_bytes
 
 if TYPE_CHECKING:
     from trtforge.engines.store import EngineVersion
+    from trtforge.errors.base import TrtforgeError
     from trtforge.pipeline.cohort import Cohort
     from trtforge.pipeline.volumes import VolumesReport
 
@@ -65,7 +66,9 @@ def segment(
     _show(ui, report, out_dir)
     if report.seen_in_calibration:
         seen = ", ".join(report.seen_in_calibration[:3])
-        ui.warn(f"{len(report.seen_in_calibration)} of {len(wanted)} scans were used for calibration: {seen}")
+        count = len(report.seen_in_calibration)
+        were = "was" if count == 1 else "were"
+        ui.warn(f"{count} of {counted(len(wanted), 'scan')} {were} used for calibration: {seen}")
     ui.result("run-volumes", report.to_json())
     if (error := report.error()) is not None:
         ui.end(error)
@@ -77,7 +80,7 @@ def _check_single(paths: list[Path], out_dir: Path | None, named: Mapping[str, P
     if (len(paths) > 1 or out_dir is not None) and given:
         raise OneScanOnly(
             f"{given[0]} names one file",
-            where=f"{len(paths)} scans" + (f", --out-dir {out_dir}" if out_dir else ""),
+            where=counted(len(paths), "scan") + (f", --out-dir {out_dir}" if out_dir else ""),
             why="results of several scans go to a folder",
             next="--out-dir FOLDER" + (" --pictures" if "--picture" in given else ""),
         )
@@ -102,16 +105,31 @@ def _show(ui: Ui, report: VolumesReport, out_dir: Path | None) -> None:
             loop = (
                 "on the GPU" if done[0].loop == "gpu" else f"{share:.1%} of it outside the engine ({done[0].loop} loop)"
             )
-            ui.say(f"{windows} windows in {seconds:.1f} s, {windows / seconds:.2f} a second; {loop}{peak}")
+            ui.say(f"{counted(windows, 'window')} in {seconds:.1f} s, {windows / seconds:.2f} a second; {loop}{peak}")
         if len(done) < len(cohort.results):
             ui.say(f"{len(cohort.results) - len(done)} finished earlier, taken from {out_dir}")
         for result in cohort.results if out_dir is None else ():
             for name, path in result.outputs.items():
                 ui.say(f"{shown(path)}: {name}")
     if out_dir is not None:
-        ui.say(f"{out_dir}: labels of {len(cohort.results)} scans; summary.json and summary.csv have all finished ones")
-    for name, error in cohort.failed.items():
-        ui.say(f"FAILED {name}: {error.line}")
+        labelled = counted(len(cohort.results), "scan")
+        ui.say(f"{out_dir}: labels of {labelled}; summary.json and summary.csv have all finished ones")
+    tell_failures(ui, cohort.failed)
+
+
+def tell_failures(ui: Ui, failed: Mapping[str, TrtforgeError]) -> None:
+    """Every scan that failed, in full: its warning was a line among others, and may be an hour old.
+
+    What differs in its place alone is told once: a half-fetched data set lacks dozens.
+    """
+    from trtforge.pipeline.cohort import first
+
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, error in failed.items():
+        alike.setdefault((error.code, error.what, error.why), []).append(name)
+    for names in alike.values():
+        error = failed[names[0]]
+        ui.say(f"FAILED {first(names)}: {error.line}" + (f"\n  next: {error.next}" if error.next else ""))
 
 
 def _table(ui: Ui, cohort: Cohort) -> None:

@@ -6,12 +6,12 @@ from trtforge.errors.base import TrtforgeError
 
 
 class SetUnreadable(TrtforgeError):
-    """The description of a sample set is missing, is not YAML, or says something a set cannot say.
+    """The description of a sample set is missing, is not YAML, says something a set cannot say, or is no set.
 
-    A set is a YAML file with `name`, optionally `licence` and `about`, and a list `samples`. An entry of the list is
-    a path or glob relative to the file, `package:DISTRIBUTION/path/in/it`, `{file: PATH, sha256: HEX}`, or a mapping
-    from input names to files for a network with several inputs. The message names the line; `calib_data/` holds
-    examples.
+    A set is a YAML file with a list `samples`, and optionally `name`, `licence` and `about`: a folder or a photograph
+    is none, `samples: ["photos/*.jpg"]` is. An entry of the list is a path or glob relative to the file,
+    `package:DISTRIBUTION/path/in/it`, `{file: PATH, sha256: HEX}`, or a mapping from input names to files for a network
+    with several inputs. The message names the line; `calib_data/` holds examples.
     """
 
     code = "CAL101"

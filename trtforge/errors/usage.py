@@ -82,25 +82,26 @@ class NoSuchFile(TrtforgeError):
     title = "no such file"
 
 
-class NothingToInspect(TrtforgeError):
-    """`trtforge inspect` was given a file that another command reads.
+class OtherKind(TrtforgeError):
+    """The command was given a file or folder of another kind than it takes, such as a recipe in place of an engine.
 
-    `inspect` shows engines, stores, plans, kits and ONNX models. The message names the command for this file.
+    What a file is, is told by its content, then by its name. The message says what was found and names the command
+    that takes it.
     """
 
     code = "USE107"
-    title = "another command reads this file"
+    title = "file of another kind"
 
 
 class OutIsNoFolder(TrtforgeError):
     """`trtforge run --out` was given the name of a file of a kind it does not write.
 
-    `--out` is a folder, which gets one `.npz` a sample, or a file ending in `.json`, in the form that
-    `polygraphy run --load-outputs` reads. For a folder with a dot in its name, make it first.
+    `--out` is a folder, which gets one `.npz` a sample; a `.npz` for the outputs of a single one; or a file ending in
+    `.json`, in the form that `polygraphy run --load-outputs` reads. For a folder with a dot in its name, make it first.
     """
 
     code = "USE108"
-    title = "outputs go to a folder or a .json file"
+    title = "outputs go to a folder, a .npz or a .json file"
 
 
 class NotForThisEngine(TrtforgeError):
@@ -174,7 +175,8 @@ class LintFailed(TrtforgeError):
     """`trtforge lint` found something that would make the build fail, or the engine wrong, on its target.
 
     The findings are printed before this message, each with its fix; `trtforge explain CODE` is a rule's manual page.
-    Warnings and hints alone do not fail.
+    Warnings and hints alone do not fail. `trtforge build` and `calibrate` ask the same rules before their work: they
+    end with an error of the graph or its inputs (GRF) and warn of all others, on which the device has the last word.
     """
 
     code = "LNT101"

@@ -65,16 +65,21 @@ def as_error(error: TrtforgeError | OSError) -> TrtforgeError:
     return refused
 
 
+def failed_line(name: str, error: TrtforgeError) -> str:
+    """What is said when a case fails, before the next one begins; the end tells where, why and what next."""
+    return f"{name} failed: {error.code} {error.what}"
+
+
 def failures(failed: Mapping[str, TrtforgeError], done: int, *, where: str) -> CasesFailed | None:
-    """The error of some cases of several, which names the first; None when none failed."""
+    """The error of some cases of several, each of which is told by itself; None when none failed."""
     if not failed:
         return None
-    name, first = next(iter(failed.items()))
-    more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    codes = dict.fromkeys(error.code for error in failed.values())
+    named = {code: [name for name, error in failed.items() if error.code == code] for code in codes}
     return CasesFailed(
         f"{len(failed)} of {len(failed) + done} scans failed",
         where=where,
-        why=f"{name}: {first.line}{more}",
+        why="; ".join(f"{code}: {first(names)}" for code, names in named.items()),
         next="mend or remove them, and give the same command again: what is finished is kept",
     )
 
@@ -100,7 +105,7 @@ def run_cohort(
             except (TrtforgeError, OSError) as error:
                 failed[request.name] = as_error(error)
             if (problem := failed.get(request.name)) is not None:
-                progress.warn(f"{request.name}: {problem.line}")
+                progress.warn(failed_line(request.name, problem))
             task.advance()
     cohort = Cohort(tuple(results), failed)
     _summarize(cohort, out_dir, how, progress)

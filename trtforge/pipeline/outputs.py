@@ -1,6 +1,6 @@
-"""Where a run's outputs go: one `.npz` a sample in a folder, or one JSON file that Polygraphy reads.
+"""Where a run's outputs go: one `.npz` a sample in a folder, or beside it; or one JSON file that Polygraphy reads.
 
-The second form is what `polygraphy run --load-outputs` compares another runtime's results with.
+The last form is what `polygraphy run --load-outputs` compares another runtime's results with.
 """
 
 from __future__ import annotations
@@ -25,9 +25,16 @@ def places(out: Path, ids: Iterable[str]) -> list[Path]:
     return [out] if out.suffix == ".json" else [_npz(out, name) for name in ids]
 
 
+def is_npz(out: Path) -> bool:
+    """Whether the place is the file of one sample, and no folder of this name."""
+    return out.suffix == ".npz" and not out.is_dir()
+
+
 @contextmanager
 def writer(out: Path, runner: str) -> Iterator[Write]:
-    """A function that takes each sample's outputs. ``out``: a folder, or a `.json` file. Raises OSError.
+    """A function that takes each sample's outputs. ``out``: a folder, a `.json` file, or the only sample's `.npz`.
+
+    Raises OSError.
 
     The JSON form holds all outputs in memory until the end; ``runner`` is the name Polygraphy shows for them.
     """
@@ -52,4 +59,6 @@ def _write_npz(out: Path, sample: Sample, outputs: Mapping[str, np.ndarray[Any, 
 
 
 def _npz(out: Path, sample_id: str) -> Path:
+    if is_npz(out):
+        return out
     return out / f"{sample_id.replace('/', '_').replace(':', '_')}.npz"

@@ -23,7 +23,7 @@ from trtforge.errors.base import TrtforgeError
 from trtforge.errors.usage import WouldOverwrite
 from trtforge.errors.volume import CasesFailed, CaseUnknown, VolumeMissing
 from trtforge.files import atomic_open, check_place, write_json
-from trtforge.pipeline.cohort import as_error, failures, first, some
+from trtforge.pipeline.cohort import as_error, failed_line, failures, first, some
 from trtforge.pipeline.finished import Record, finished, intact
 from trtforge.progress import QUIET, Progress
 from trtforge.volumes.place import Placed
@@ -119,7 +119,7 @@ def prepare(name: str, raw: Path, out: Path, *, cases: Sequence[str] = (), progr
             except (TrtforgeError, OSError) as error:
                 failed[case] = problem = as_error(error)
                 _leave_nothing(source, out / case)
-                progress.warn(f"{case}: {problem.line}")
+                progress.warn(failed_line(case, problem))
             task.advance()
     found = Preparation(name, tuple(done), failed)
     write_json(out / "summary.json", _with_earlier(found, out).to_json())

@@ -13,6 +13,7 @@ from trtforge.digest import sha256_file
 from trtforge.engines.manifest import Manifest
 from trtforge.errors.verify import ReferenceMissing
 from trtforge.files import write_json
+from trtforge.kinds import MODEL, refuse_other
 from trtforge.pipeline.job import Job
 
 
@@ -26,8 +27,10 @@ def remember(job: Job) -> None:
 def find(manifest: Manifest, given: Path | None = None) -> Path:
     """The FP32 model an engine was built from: ``given``, or where it was at build time; its digest is checked.
 
-    Raises ReferenceMissing (VER105).
+    Raises ReferenceMissing (VER105), OtherKind (USE107).
     """
+    if given is not None:
+        refuse_other(given, MODEL)
     path = given or _remembered(manifest.model.sha256)
     why = "nothing here remembers where it is: the cache was emptied, or another machine built the engine"
     if path is not None:

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from trtforge.engines.store import EngineVersion
+from trtforge.errors.calibration import SampleMissing
 from trtforge.errors.usage import OneScanOnly, WrongUsage
 from trtforge.errors.volume import SameCase, VolumeMissing
 from trtforge.pipeline.case import Request
 from trtforge.pipeline.overwrite import Named, refuse_overwriting
 from trtforge.recipe.models import Engine
 from trtforge.samples.load import open_set
-from trtforge.samples.sources import beside
+from trtforge.samples.sources import beside, expanded
 from trtforge.volumes.volume import stem
 
 LABELS = ".nii.gz"
@@ -104,17 +105,10 @@ def from_set(path: Path, version: EngineVersion) -> dict[Path, Path | None]:
 
 def expand(patterns: Sequence[str]) -> list[Path]:
     """Paths, and the files that quoted patterns match, sorted. Raises VOL101 when a pattern matches nothing."""
-    import glob
-
-    found: list[Path] = []
-    for pattern in patterns:
-        if Path(pattern).exists() or not glob.has_magic(pattern):
-            found.append(Path(pattern))
-        elif matches := sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute pattern
-            found += map(Path, matches)
-        else:
-            raise VolumeMissing("no file matches the pattern", where=pattern, next="correct it; quote it for the shell")
-    return found
+    try:
+        return [path for pattern in patterns for path in expanded(Path(pattern))]
+    except SampleMissing as error:
+        raise VolumeMissing(error.what, where=error.where, next=error.next) from error
 
 
 def _names(scans: Sequence[Path]) -> dict[str, Path]:

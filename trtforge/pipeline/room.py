@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import prod
 
 from trtforge.memory import human_bytes
-from trtforge.recipe.models import VolumePreprocess
+from trtforge.recipe.preprocess import VolumePreprocess
 from trtforge.volumes.scan import Scan
 from trtforge.volumes.volume import by
 

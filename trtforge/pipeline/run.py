@@ -17,12 +17,13 @@ from trtforge.engines.machine import Machine
 from trtforge.engines.machine import this_machine as look
 from trtforge.engines.manifest import Manifest
 from trtforge.engines.store import EngineVersion
+from trtforge.errors.usage import OutIsNoFolder
 from trtforge.errors.verify import VerificationMissed
 from trtforge.evaluate.parity import ParityReport, compare, largest
 from trtforge.evaluate.reference import reference_session
 from trtforge.pipeline import reference
 from trtforge.pipeline.job import in_types
-from trtforge.pipeline.outputs import Write, places, writer
+from trtforge.pipeline.outputs import Write, is_npz, places, writer
 from trtforge.pipeline.overwrite import engine_files, refuse_overwriting
 from trtforge.progress import QUIET, Progress
 from trtforge.recipe.models import Engine, InputSpec, Verify
@@ -79,7 +80,7 @@ def run(
     """Execute an engine, already checked by ``open_engine``, on files or on one sample set.
 
     ``model``: the FP32 model, when it is not where it was at build time. ``out``: where the outputs go, see
-    `outputs.writer`. Raises CAL, ENG, ENV, USE111, VER102 to VER105.
+    `outputs.writer`. Raises CAL, ENG, ENV, USE107, USE108, USE111, VER102 to VER105.
     """
     manifest = version.manifest
     engine = Engine.model_validate(manifest.recipe)
@@ -87,6 +88,13 @@ def run(
     session = backend.load(version.path, manifest.report)
     samples = _samples(paths, in_types(engine.inputs, {spec.name: spec.dtype for spec in session.inputs}))
     if out is not None:
+        if is_npz(out) and len(samples) > 1:
+            raise OutIsNoFolder(
+                f"{out.name} is one file, and there are {len(samples)} samples",
+                where=str(out),
+                why="a .npz has the outputs of one sample",
+                next=f"--out {out.with_suffix('')}, a folder with one .npz each",
+            )
         _refuse_overwriting(version, paths, samples, model, out)
     seen = _seen(manifest, samples)
     with nullcontext() if out is None else writer(out, f"trtforge {manifest.backend}") as write:

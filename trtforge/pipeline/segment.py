@@ -20,7 +20,8 @@ from trtforge.evaluate.labels import class_names
 from trtforge.pipeline.case import AGAINST, CaseResult, Request
 from trtforge.pipeline.room import advice
 from trtforge.progress import QUIET, Progress
-from trtforge.recipe.models import Engine, InputSpec, VolumePreprocess
+from trtforge.recipe.models import Engine, InputSpec
+from trtforge.recipe.preprocess import VolumePreprocess
 from trtforge.runtime.windows.choose import Loop
 from trtforge.runtime.windows.loop import Window
 from trtforge.volumes.protocols import place_once, shape_of

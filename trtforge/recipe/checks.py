@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import product
 from typing import TYPE_CHECKING, get_args
 
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.recipe import BackendCannotTarget, Contradiction, WrongValue
 from trtforge.errors.targets import UnknownTarget
 from trtforge.recipe.document import KeyPath, Node, Where, dotted
-from trtforge.recipe.models import Builder, Engine, ImagePreprocess, InputSpec, OutputSpec, PluginName, Recipe
+from trtforge.recipe.models import Builder, Engine, InputSpec, OutputSpec, PluginName, Recipe
+from trtforge.recipe.preprocess import ImagePreprocess
 from trtforge.recipe.problems import node_at
 
 if TYPE_CHECKING:
@@ -314,18 +316,26 @@ def _input_problems(
             continue
         if (problem := _crop_problem((*at, "preprocess", "crop"), image, tree)) is not None:
             yield (*at, "preprocess", "crop"), problem
-        sides = (3, *image.crop) if image.layout == "nchw" else (*image.crop, 3)
-        if len(spec.shape) != 4 or spec.shape[1:] != sides:
-            wanted = ", ".join(str(side) for side in sides)
-            yield (
-                (*at, "shape"),
-                Contradiction(
-                    f"`{dotted((*at, 'shape'))}` is not the shape of the preprocessed image",
-                    where=str(_at(tree, (*at, "shape"))),
-                    why=f"it is {list(spec.shape)}; `crop` with `layout: {image.layout}` gives [N, {wanted}]",
-                    next=f"write `shape: [N, {wanted}]` with your batch for N, or change `preprocess`",
-                ),
-            )
+        if spec.shape[1:] != image.shape:
+            yield (*at, "shape"), _image_problem((*at, "shape"), spec, image, tree)
+
+
+def _image_problem(path: KeyPath, spec: InputSpec, image: ImagePreprocess, tree: Node) -> TrtforgeError:
+    """The shape of the input is not [N, *image]; a shape that another of `channels` or `layout` gives is named."""
+    wanted = ", ".join(str(side) for side in image.shape)
+    hint = f"write `shape: [N, {wanted}]` with your batch for N, or change `preprocess`"
+    for channels, layout in product(("rgb", "gray"), ("nchw", "nhwc")):
+        if image.model_copy(update={"channels": channels, "layout": layout}).shape == spec.shape[1:]:
+            changed = [f"channels: {channels}"] * ((channels == "gray") != (image.channels == "gray"))
+            changed += [f"layout: {layout}"] * (layout != image.layout)
+            hint = f"write `{', '.join(changed)}` in `preprocess` if that is what the network takes"
+    return Contradiction(
+        f"`{dotted(path)}` is not the shape of the preprocessed image",
+        where=str(_at(tree, path)),
+        why=f"it is {list(spec.shape)}; `crop` with `layout: {image.layout}`, `channels: {image.channels}` "
+        f"gives [N, {wanted}]",
+        next=hint,
+    )
 
 
 def _volume_problem(path: KeyPath, engine: Engine, spec: InputSpec, recipe: Recipe, tree: Node) -> TrtforgeError | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from ruamel.yaml.reader import ReaderError
 
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.recipe import DuplicateKey, RecipeNotAMapping, RecipeNotFound, RecipeSyntax, RecipeTooLarge
+from trtforge.kinds import RECIPE, kind_at, nearest
 
 MAX_BYTES = 256 << 10  # YAML is composed before it can be judged; a real recipe has a few kilobytes
 MAX_VALUES = 10_000
@@ -172,23 +172,26 @@ def _read_text(path: Path) -> str:
 
 def _not_found(path: Path, error: OSError) -> RecipeNotFound:
     if isinstance(error, IsADirectoryError) or path.is_dir():
-        why, names = "it is a folder", sorted(entry.name for entry in path.glob("*.yaml"))[:8]
+        why, names = "it is a folder", _recipes_in(path)[:8]
         hint = f"name a recipe in it: {', '.join(names)}" if names else "name a recipe file"
     elif isinstance(error, FileNotFoundError | NotADirectoryError):
         why = "there is no such file"
         hint = "check the path"
         if path.parent.is_dir():
-            names = sorted(entry.name for entry in path.parent.glob("*.yaml"))
-            close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-            if close:
-                hint = f"did you mean {display(path.parent / close[0])}?"
-            elif names:
+            if close := nearest(path, RECIPE):
+                hint = f"did you mean {display(close)}?"
+            elif names := _recipes_in(path.parent):
                 hint = f"recipes in that folder: {', '.join(names[:8])}"
         else:
             why = f"there is no folder {display(path.parent)}"
     else:
         why, hint = os.strerror(error.errno) if error.errno else str(error), "make the file readable"
     return RecipeNotFound(f"cannot read recipe {display(path)}", where=display(path), why=why, next=hint)
+
+
+def _recipes_in(folder: Path) -> list[str]:
+    """Names of the recipes in a folder, sorted; sample sets have the same ending."""
+    return sorted(entry.name for entry in folder.glob("*.yaml") if kind_at(entry) is RECIPE)
 
 
 def _compose(text: str, start: Where) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from trtforge.errors.base import TrtforgeError
+from trtforge.kinds import RECIPE, refuse_other
 from trtforge.recipe.checks import contradictions, find_target
 from trtforge.recipe.document import KeyPath, Node, Where, display, dotted
 from trtforge.recipe.layers import apply_overrides, merge, read_chain, substitute, unknown_engine, without_nulls
@@ -30,7 +31,8 @@ class LoadedRecipe:
     ``recipe``: merged and with variables filled in; its relative paths are relative to ``root``. ``path``: the
     file loaded, absolute. ``files``: that file and all it extends, the base of all last. ``root``: the project
     folder (see ``paths.project_root``). ``sources``: key in the notation of ``--set`` -> the place that said its
-    value. ``portable``: texts that stand for machine-dependent values in :meth:`resolved`.
+    value. ``portable``: texts that stand for machine-dependent values in :meth:`resolved`. ``overrides``: those given
+    to :func:`load`.
     """
 
     recipe: Recipe
@@ -40,6 +42,7 @@ class LoadedRecipe:
     target: Target
     sources: Mapping[str, Where]
     portable: Mapping[KeyPath, str]
+    overrides: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -102,9 +105,11 @@ def load(
         environ: variables for ``${NAME}``; the process environment when None.
 
     Raises:
-        RCP101-RCP107 when a file cannot be read, BadOverride and UnknownEngine for ``overrides``. Everything else
-        that is wrong is collected first: one problem is raised as itself, several as InvalidRecipe.
+        USE107 when ``path`` is something else, RCP101-RCP107 when a file cannot be read, BadOverride and UnknownEngine
+        for ``overrides``. Everything else that is wrong is collected first: one problem is raised as itself, several
+        as InvalidRecipe.
     """
+    refuse_other(path, RECIPE)
     path = Path(os.path.normpath(Path.cwd() / path))
     root = project_root(path)
     chain = read_chain(path, root)
@@ -130,6 +135,7 @@ def load(
         target=target,
         sources={dotted(key): node.at for key, node in tree.walk() if key},
         portable={**portable, **_portable_store(tree, recipe)},
+        overrides=tuple(overrides),
     )
 
 

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
-from pydantic_core import PydanticKnownError
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
+from trtforge.recipe.preprocess import ArrayPreprocess, Preprocess
+from trtforge.recipe.values import Positive, Real, Strict, real, whole
 
-def _whole(value: Any) -> Any:
-    """pydantic takes `true` for 1; who writes it for a number means something else."""
-    if isinstance(value, bool):
-        raise PydanticKnownError("int_type")
-    return value
-
-
-def _real(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise PydanticKnownError("float_type")
-    return value
-
-
-Positive = Annotated[int, Field(gt=0), BeforeValidator(_whole)]
-Real = Annotated[float, BeforeValidator(_real)]
-PositiveReal = Annotated[float, Field(gt=0), BeforeValidator(_real)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 EngineName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 DType = Literal["float32", "float16", "int8", "uint8", "int32", "int64", "bool"]
@@ -33,12 +18,6 @@ TensorFormat = Literal["linear", "chw4", "chw32", "hwc8", "cdhw32", "dla_linear"
 BackendName = Literal["onnxruntime", "tensorrt_rtx", "tensorrt"]
 PluginName = Literal["res2", "qkv-to-context", "instance-norm-relu", "pixel-shuffle-3d", "conv3d-small", "nms"]
 LoweringName = Literal["stock", "nms-opt", "trtforge", "attention", "plain"]
-
-
-class Strict(BaseModel):
-    """Unknown keys are refused, values do not change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSource(Strict):
@@ -55,75 +34,6 @@ class ModelSource(Strict):
         if self.onnx.startswith(("https://", "http://")) and self.sha256 is None:
             raise ValueError("a model from a URL needs `sha256`; add what `sha256sum FILE` prints")
         return self
-
-
-class ImagePreprocess(Strict):
-    """A photograph to a float array: decode to RGB, resize, crop, order channels, subtract, divide, lay out."""
-
-    kind: Literal["image"] = Field(description="`image`: decode and preprocess photographs")
-    resize: Positive | tuple[Positive, Positive] = Field(
-        description="Length of the shorter side in pixels (aspect kept), or [height, width]"
-    )
-    crop: tuple[Positive, Positive] = Field(
-        description="Centre crop, [height, width]; must not exceed the resized image"
-    )
-    channels: Literal["rgb", "bgr"] = Field("rgb", description="Order of the colour channels")
-    layout: Literal["nchw", "nhwc"] = Field(
-        "nchw", description="Order of the axes: N images, C channels, height, width"
-    )
-    mean: tuple[Real, Real, Real] = Field(
-        (0.0, 0.0, 0.0), description="Subtracted from pixels of 0 to 255, in the order of `channels`"
-    )
-    std: tuple[PositiveReal, PositiveReal, PositiveReal] = Field(
-        (1.0, 1.0, 1.0), description="Divided by, after the mean is subtracted; on the scale of 0 to 255 too"
-    )
-
-
-class ArrayPreprocess(Strict):
-    """A `.npy` or `.npz` array, or the voxels of a NIfTI volume, used as it is: shape and dtype must fit the input."""
-
-    kind: Literal["array"] = Field(description="`array`: use the stored arrays as they are")
-
-
-class VolumePreprocess(Strict):
-    """A CT or MR volume to the network's grid, in this order: turn, resample, clip, normalise, fit."""
-
-    kind: Literal["volume"] = Field(
-        description="`volume`: a scan, brought to the network's grid and run window by window"
-    )
-    orientation: Annotated[str, StringConstraints(pattern=r"^[LRAPSI]{3}$")] | None = Field(
-        None, description="Turn the axes so that they run to these directions, e.g. IPL; left out: axes as stored"
-    )
-    spacing: tuple[PositiveReal, PositiveReal, PositiveReal] | None = Field(
-        None, description="Resample to this many millimetres a voxel, an axis each; left out: spacing as stored"
-    )
-    clip: tuple[Real, Real] | None = Field(None, description="Values are limited to this range, [low, high]")
-    mean: Real = Field(0.0, description="Subtracted after clipping")
-    std: PositiveReal = Field(1.0, description="Divided by, after the mean is subtracted")
-    pad: Real = Field(0.0, description="Value of padding, on the scale after `mean` and `std`")
-    multiple: Positive | None = Field(
-        None,
-        description="Bring axes to multiples of this: a remainder below half of it is cropped, a larger one padded",
-    )
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> VolumePreprocess:
-        if self.orientation is not None and len({_AXIS_OF[letter] for letter in self.orientation}) < 3:
-            raise ValueError(f"`orientation: {self.orientation}` names one axis twice; take one of LR, AP and SI each")
-        if self.clip is not None and self.clip[0] >= self.clip[1]:
-            raise ValueError(f"`clip: {list(self.clip)}` leaves nothing; write [low, high]")
-        return self
-
-
-_AXIS_OF = {"L": 0, "R": 0, "A": 1, "P": 1, "S": 2, "I": 2}
-
-Preprocess = Annotated[ImagePreprocess | ArrayPreprocess | VolumePreprocess, Field(discriminator="kind")]
-
-PREPROCESSES: dict[str, type[BaseModel]] = {
-    "image": ImagePreprocess,
-    "array": ArrayPreprocess,
-    "volume": VolumePreprocess,
-}
 
 
 class SizeRange(Strict):
@@ -201,7 +111,7 @@ class Quantize(Strict):
 class Windows(Strict):
     """How a volume goes through the network: windows of the input's size, their weights, and what the classes mean."""
 
-    overlap: Annotated[float, Field(ge=0, lt=1), BeforeValidator(_real)] = Field(
+    overlap: Annotated[float, Field(ge=0, lt=1), BeforeValidator(real)] = Field(
         0.5, description="Share of a window that the next one along an axis covers again"
     )
     weights: Literal["mlperf", "monai", "constant"] = Field(
@@ -216,7 +126,7 @@ class Windows(Strict):
     per_volume: Positive = Field(
         4, description="Windows that stand for a volume in calibration, and in `verify` but for `dice`"
     )
-    seed: Annotated[int, Field(ge=0), BeforeValidator(_whole)] = Field(0, description="Decides which windows these are")
+    seed: Annotated[int, Field(ge=0), BeforeValidator(whole)] = Field(0, description="Decides which windows these are")
 
     @model_validator(mode="after")
     def _names_are_different(self) -> Windows:
@@ -241,7 +151,9 @@ class Verify(Strict):
     @model_validator(mode="after")
     def _bound_can_be_met(self) -> Verify:
         if self.metric != "sqnr_db" and self.at_least > 1:
-            raise ValueError(f"`at_least` is above 1, which `metric: {self.metric}` never is; write 0.99 for 99 %")
+            percent = self.at_least if self.at_least <= 100 else 99
+            said = f"write {percent / 100:.10g} for {percent:.10g} %"
+            raise ValueError(f"`at_least` is above 1, which `metric: {self.metric}` never is; {said}")
         return self
 
 
@@ -251,9 +163,7 @@ DramSize = Annotated[str, StringConstraints(pattern=r"^[1-9]\d*(KiB|MiB|GiB)$")]
 class Dla(Strict):
     """Deep Learning Accelerator options; only for targets that name a DLA."""
 
-    core: Annotated[int, Field(ge=0, le=1), BeforeValidator(_whole)] = Field(
-        0, description="Which core, counted from 0"
-    )
+    core: Annotated[int, Field(ge=0, le=1), BeforeValidator(whole)] = Field(0, description="Which core, counted from 0")
     sram: Annotated[str, StringConstraints(pattern=r"^[1-9]\d*(KiB|MiB)$")] = Field(
         "1MiB", description="Managed SRAM this engine may use; a power of two, at least 4KiB"
     )
@@ -292,7 +202,7 @@ class Dla(Strict):
 class Builder(Strict):
     """What native TensorRT's builder is told beside the precision."""
 
-    optimization_level: Annotated[int, Field(ge=0, le=5), BeforeValidator(_whole)] | None = Field(
+    optimization_level: Annotated[int, Field(ge=0, le=5), BeforeValidator(whole)] | None = Field(
         None, description="0 to 5: time the builder takes to look for faster kernels; left out: TensorRT's own, 3"
     )
     timing_cache: bool = Field(

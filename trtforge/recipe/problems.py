@@ -14,7 +14,8 @@ from pydantic_core import ErrorDetails
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.recipe import Contradiction, InvalidRecipe, MissingKey, UnknownKey, WrongValue
 from trtforge.recipe.document import KeyPath, Node, dotted, kind_of
-from trtforge.recipe.models import PREPROCESSES, Recipe
+from trtforge.recipe.models import Recipe
+from trtforge.recipe.preprocess import PREPROCESSES
 
 MAX_LISTED = 10
 
@@ -61,6 +62,9 @@ def problems_of(error: ValidationError, tree: Node) -> dict[KeyPath, TrtforgeErr
     grouped: dict[KeyPath, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         grouped.setdefault(_path_of(details, tree), []).append(details)
+    # of a key that takes a number or a list of them: what is wrong in a list is not that it is no number
+    for path in {path[:-1] for path in grouped if path and isinstance(path[-1], int)}:
+        grouped.pop(path, None)
     return {path: _problem(path, details, tree) for path, details in grouped.items()}
 
 
@@ -126,7 +130,7 @@ def _problem(path: KeyPath, group: list[ErrorDetails], tree: Node) -> TrtforgeEr
     first = group[0]
     node = node_at(tree, path)
     if first["type"] == "extra_forbidden":
-        return _unknown_key(path, node, kind="array" if "array" in first["loc"] else "image")
+        return _unknown_key(path, node, _kind(first))
     if first["type"] == "union_tag_not_found" or (first["type"] == "missing" and not isinstance(node.value, list)):
         return _missing_key(path, node, tree)
     if first["type"] == "value_error":
@@ -138,30 +142,50 @@ def _problem(path: KeyPath, group: list[ErrorDetails], tree: Node) -> TrtforgeEr
             why=f"expected {_expected(first)}",
             next="rename it",
         )
-    expected = " or ".join(dict.fromkeys(_expected(details) for details in group))
-    if first["type"] == "missing":  # of a list: one error for each value that is not there
-        expected = f"{max(int(details['loc'][-1]) for details in group) + 1} values"
+    length = _length(path, _kind(first))
+    expected = " or ".join(dict.fromkeys(_expected(details, length) for details in group))
     found = f"the number {node.text}" if node.text else kind_of(node.plain())
     return WrongValue(
         f"`{dotted(path)}` has a wrong value" if path else "the recipe is no mapping",
         where=str(node.at),
         why=f"expected {expected}, found {found}" + (f" (from `{node.raw}`)" if node.raw else ""),
-        next=_value_hint(first, node) or _as_list(first, node) or f"write {expected}",
+        next=_value_hint(first, node) or _brackets(first, node, length) or f"write {expected}",
     )
 
 
-def _as_list(details: ErrorDetails, node: Node) -> str:
-    """A single word where a list is wanted, in brackets."""
+def _brackets(details: ErrorDetails, node: Node, length: int) -> str:
+    """A single word where a list is wanted, in brackets; a list of one number where the number is, without them."""
     if details["type"] in ("tuple_type", "list_type") and isinstance(node.value, str | int | float):
-        return f"write `[{node.text or node.value}]`"
+        word = node.text or node.value
+        return f"write {length} values: `[{word}, ...]`" if length > 1 else f"write `[{word}]`"
+    if details["type"] in ("int_type", "float_type") and isinstance(node.value, list) and len(node.value) == 1:
+        return f"write `{node.value[0].text}`" if node.value[0].text else ""
     return ""
+
+
+def _kind(details: ErrorDetails) -> str:
+    """The kind of `preprocess` that the error is in; `image`, the first, when it is in none."""
+    places = details["loc"]
+    tag = places[places.index("preprocess") + 1] if "preprocess" in places[:-1] else ""
+    return str(tag) if tag in PREPROCESSES else "image"
+
+
+def _length(path: KeyPath, kind: str) -> int:
+    """How many values the list at a key path has; 0 when any number will do, or it takes no list."""
+    *parent, key = path or ("",)
+    model = _model_at(tuple(parent))
+    model = PREPROCESSES[kind] if model in PREPROCESSES.values() else model
+    field = model.model_fields.get(str(key)) if model else None
+    choices = (field.annotation, *get_args(field.annotation)) if field else ()
+    shapes = [get_args(choice) for choice in choices if get_origin(choice) is tuple]
+    return next((len(shape) for shape in shapes if ... not in shape), 0)
 
 
 def _unknown_key(path: KeyPath, node: Node, kind: str) -> UnknownKey:
     *parent, key = path
     model = _model_at(tuple(parent))
     if model in PREPROCESSES.values():
-        model = PREPROCESSES.get(kind, model)
+        model = PREPROCESSES[kind]
     allowed = sorted(model.model_fields) if model else []
     close = difflib.get_close_matches(str(key), allowed, n=1)
     if close:
@@ -205,19 +229,20 @@ def _contradiction(path: KeyPath, details: ErrorDetails, node: Node) -> Contradi
     return Contradiction(f"`{dotted(path)}`: {what}", where=str(node.key_at), why=", ".join(said), next=remedy)
 
 
-def _expected(details: ErrorDetails) -> str:
+def _expected(details: ErrorDetails, length: int = 0) -> str:
     kind, context = details["type"], details.get("ctx", {})
+    if length and kind in ("missing", "tuple_type"):  # of a list: one error for each value that is not there
+        return f"{length} values" if kind == "missing" else f"a list of {length}"
     if kind == "string_pattern_mismatch":
         return PATTERNS.get(context["pattern"], f"text that matches {context['pattern']}")
-    if kind == "literal_error":
-        return str(context["expected"]).replace("'", "`")
-    if kind == "union_tag_invalid":
-        return str(context["expected_tags"]).replace("'", "`").replace(", ", " or ")
+    if kind in ("literal_error", "union_tag_invalid"):
+        words = str(context.get("expected") or context["expected_tags"].replace(", ", " or "))
+        return words.replace("'", "`")
     if kind in ("too_short", "too_long"):
         return "at least one entry" if kind == "too_short" else f"{context['max_length']} values"
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
-        return f"{words} {context[name]}"
+        return f"{words} {context[name]:g}"
     return _EXPECTED.get(kind) or details["msg"][:1].lower() + details["msg"][1:]
 
 

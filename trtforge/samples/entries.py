@@ -12,6 +12,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from trtforge.errors.calibration import SetUnreadable
+from trtforge.kinds import SAMPLE, SAMPLES, kind_at
+from trtforge.samples.sources import did_you_mean
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELDS = ("name", "licence", "about", "samples")
@@ -46,8 +48,12 @@ class SetDescription:
     about: str = ""
 
 
-def read_description(path: Path) -> SetDescription:
-    """Parse a set. Raises SetUnreadable (CAL101), naming file, line and column; nothing it lists is opened."""
+def read_description(path: Path, *, named_at: str = "") -> SetDescription:
+    """Parse a set. Raises SetUnreadable (CAL101), naming file, line and column; nothing it lists is opened.
+
+    ``named_at``: the place in a recipe that names the set, for what is wrong there.
+    """
+    _refuse_other(path, named_at or str(path))
     data = _parse(path)
     unknown = [key for key in data if key not in _FIELDS]
     if unknown:
@@ -66,19 +72,37 @@ def read_description(path: Path) -> SetDescription:
     return SetDescription(texts.pop("name", path.stem), entries, **texts)
 
 
+def _refuse_other(path: Path, where: str) -> None:
+    """What is not there, a folder, and files of another kind: wrong is not the set but the name given for it."""
+    found = kind_at(path)
+    if path.is_dir() or found in SAMPLE:
+        folder = path if path.is_dir() else path.parent.absolute()
+        files = f"{folder.name}/*{'' if path.is_dir() else path.suffix}"
+        what = f"{path.name} is {found.name if found else 'a folder'}, not a sample set"
+        advice = f'write {folder.name}.yaml beside the folder, with `samples: ["{files}"]` in it, and name that'
+    elif found is not None and found is not SAMPLES:
+        what, advice = f"{path.name} is {found.name}, not a sample set", 'write one: `samples: ["photos/*.jpg"]`'
+    elif not path.exists():
+        folder = path.parent.absolute()
+        raise SetUnreadable(
+            f"there is no sample set {path.name}",
+            where=where,
+            why=f"the folder {folder} {'has no such file' if folder.is_dir() else 'does not exist'}",
+            next=did_you_mean(path, SAMPLES)
+            or "correct the path"
+            + ("" if where == str(path) else "; one in a recipe is relative to the file that says it"),
+        )
+    else:
+        return
+    raise SetUnreadable(what, where=where, why=SAMPLES.about, next=advice)
+
+
 def _parse(path: Path) -> Mapping[str, Any]:
     try:
         size = path.stat().st_size
         if size > _MAX_BYTES:
             raise SetUnreadable("this is too large to be a sample set", where=str(path), why=f"{size} bytes")
         data = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SetUnreadable(
-            "no such sample set",
-            where=str(path),
-            why=f"the folder {path.parent} " + ("has no such file" if path.parent.is_dir() else "does not exist"),
-            next="correct `set` in the recipe, whose paths are relative to the file that says them",
-        ) from error
     except (OSError, UnicodeDecodeError) as error:
         reason = (
             (error.strerror or str(error)) if isinstance(error, OSError) else f"it is not UTF-8 text: {error.reason}"

@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 from trtforge.errors.calibration import SampleDtype, SampleShape, SampleUnreadable, SampleUnsupported
 
 if TYPE_CHECKING:
-    from trtforge.recipe.models import ImagePreprocess, InputSpec
+    from trtforge.recipe.models import InputSpec
+    from trtforge.recipe.preprocess import ImagePreprocess
 
 Array = np.ndarray[Any, Any]
 
@@ -36,19 +37,22 @@ _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
 def load_image(path: Path, where: str, spec: InputSpec) -> Array:
-    """One photograph as [1, 3, H, W] or [1, H, W, 3] in the input's dtype.
+    """One photograph as [1, C, H, W] or [1, H, W, C] in the input's dtype; C is 3, with `channels: gray` 1.
 
-    EXIF orientation is applied; grayscale is repeated over the channels; transparency is laid over white; 16-bit
-    gray is scaled to 8 bits; CMYK is converted. Resizing is bilinear with antialiasing (Pillow), on 8-bit values.
+    EXIF orientation is applied; transparency is laid over white; 16-bit gray is scaled to 8 bits; CMYK is converted.
+    Grayscale is repeated over three channels; colour becomes one by the luma of ITU-R 601, rounded to 8 bits
+    (Pillow's "L"), before resizing. Resizing is bilinear with antialiasing (Pillow), on 8-bit values.
 
     Raises: CAL105 several frames or float pixels, CAL106 undecodable, CAL108 smaller than the crop, CAL109 the
     normalised values do not fit an integer dtype.
     """
     recipe = _image(spec)
     photograph = _decode(path, where)
+    if recipe.channels == "gray":
+        photograph = photograph.convert("L")  # of what was gray already, the same values
     photograph = photograph.resize(_resized(photograph.size, recipe.resize), Image.Resampling.BILINEAR)
     photograph = _centre_crop(photograph, recipe.crop, where)
-    pixels: Array = np.asarray(photograph, np.float32)  # height, width, RGB
+    pixels: Array = np.asarray(photograph, np.float32).reshape(*recipe.crop, -1)  # height, width, channels
     if recipe.channels == "bgr":
         pixels = pixels[..., ::-1]
     pixels = (pixels - np.asarray(recipe.mean, np.float32)) / np.asarray(recipe.std, np.float32)

@@ -34,7 +34,12 @@ if TYPE_CHECKING:
 
 
 def open_set(
-    path: Path, inputs: Mapping[str, InputSpec], *, limit: int | None = None, windows: Windows | None = None
+    path: Path,
+    inputs: Mapping[str, InputSpec],
+    *,
+    limit: int | None = None,
+    windows: Windows | None = None,
+    named_at: str = "",
 ) -> FileSamples | VolumeSamples:
     """The samples a YAML set lists, in its order, preprocessed for ``inputs``. Nothing is decoded yet.
 
@@ -43,10 +48,11 @@ def open_set(
         inputs: input name -> shape, type and preprocessing of the network.
         limit: use the first ``limit`` samples (for a volume input: scans); the set must have as many.
         windows: which windows of a scan are samples, where the input takes windows; None: the defaults.
+        named_at: the place in a recipe that names the set.
 
     Raises: CAL101-105, CAL108, CAL111-113; iterating raises CAL105-111.
     """
-    description = read_description(path)
+    description = read_description(path, named_at=named_at)
     listed = [item for entry in description.entries for item in _listed(entry, path.parent, inputs)]
     _refuse_repeats(listed)
     if not listed:
@@ -70,7 +76,7 @@ def open_set(
 
 
 def open_files(paths: Sequence[Path], inputs: Mapping[str, InputSpec]) -> FileSamples:
-    """Files named by a person, one sample each. Raises: CAL102, CAL103, CAL105, CAL108, CAL111; see ``open_set``."""
+    """Files named by a person, one sample each. Raises: CAL102, CAL103, CAL105, CAL108, CAL111, USE107."""
     if not paths:
         raise EmptySet("no file was given", next="name at least one file")
     _check_specs(inputs)

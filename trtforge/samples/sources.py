@@ -5,6 +5,7 @@ Every file gets an id that means the same on every machine: its path relative to
 
 from __future__ import annotations
 
+import glob
 import posixpath
 from dataclasses import dataclass
 from importlib import metadata
@@ -12,6 +13,8 @@ from pathlib import Path, PureWindowsPath
 
 from trtforge.errors.calibration import SampleMissing, SampleOutsideSet, SampleUnsupported
 from trtforge.errors.environment import MissingPackage
+from trtforge.kinds import SAMPLE, Kind, nearest, refuse_other
+from trtforge.recipe.document import display
 
 PACKAGE = "package:"
 
@@ -53,20 +56,20 @@ def resolve(text: str, folder: Path, *, where: str, pin: str | None = None) -> l
         advice = "write `**/*.png` for the files of all folders below" if "**" in text else "correct the entry"
         raise SampleMissing(f"`{shown}` cannot be looked up", where=where, why=reason or "", next=advice) from error
     if not found:
-        raise _missing(text, prefix, root, where)
+        raise _missing(text, prefix, root, pattern, where)
     files = [SourceFile(prefix + match.relative_to(root).as_posix(), match, pin) for match in found]
     return sorted(files, key=lambda file: file.id)
 
 
 def given(paths: list[Path]) -> list[SourceFile]:
-    """Files named on a command line; ids are relative to the working directory, or bare names outside it.
+    """Files and quoted patterns of a command line; ids are relative to the working directory, or bare names outside it.
 
-    A name that comes twice gets ``#2``, ``#3`` behind it. Raises: CAL103 missing, CAL105 a folder.
+    A name that comes twice gets ``#2``, ``#3`` behind it. Raises: CAL103 missing, CAL105 a folder, USE107 no sample.
     """
     here = Path.cwd()
     seen: dict[str, int] = {}
     files = []
-    for path in paths:
+    for path in (match for typed in paths for match in _files_of(expanded(typed))):
         if path.is_dir():
             raise SampleUnsupported("a folder is not a sample", where=str(path), next=f"name its files: {path}/*")
         if not path.is_file():
@@ -76,13 +79,38 @@ def given(paths: list[Path]) -> list[SourceFile]:
                 why=f"there is no folder {path.parent}"
                 if not path.parent.is_dir()
                 else f"the folder {path.parent} has no file of this name",
-                next=f"correct the path: ls {path.parent if path.parent.is_dir() else '.'}",
+                next=did_you_mean(path) or f"correct the path: ls {path.parent if path.parent.is_dir() else '.'}",
             )
+        refuse_other(path, *SAMPLE)
         absolute = path.absolute()
         name = absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) else path.name
         seen[name] = seen.get(name, 0) + 1
         files.append(SourceFile(name if seen[name] == 1 else f"{name}#{seen[name]}", path))
     return files
+
+
+def expanded(path: Path) -> list[Path]:
+    """The files and folders, sorted, that a quoted pattern matches; what is no pattern, or is there, as it is.
+
+    Raises SampleMissing (CAL103) when a pattern matches nothing.
+    """
+    if path.exists() or not _is_glob(str(path)):
+        return [path]
+    matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    if matches:
+        return [Path(match) for match in sorted(matches)]
+    raise SampleMissing("no file matches the pattern", where=str(path), next="correct it; quote it for the shell")
+
+
+def _files_of(matches: list[Path]) -> list[Path]:
+    """Without the folders that a pattern matched beside files; a folder alone stays, to be refused."""
+    return [path for path in matches if not path.is_dir()] or matches
+
+
+def did_you_mean(path: Path, *wanted: Kind) -> str:
+    """`did you mean photos/coffee.png?` for a name that is close to one that is there; else empty."""
+    close = nearest(path, *wanted)
+    return f"did you mean {display(close)}?" if close else ""
 
 
 def beside(pattern: str, scan: Path, folder: Path) -> Path:
@@ -137,8 +165,8 @@ def _is_glob(pattern: str) -> bool:
     return any(character in pattern for character in "*?[")
 
 
-def _missing(text: str, prefix: str, root: Path, where: str) -> SampleMissing:
-    advice = "fetch the data, or correct the entry; paths are relative to the set"
+def _missing(text: str, prefix: str, root: Path, pattern: str, where: str) -> SampleMissing:
+    advice = did_you_mean(root / pattern) or "fetch the data, or correct the entry; paths are relative to the set"
     if prefix:
         advice = f"look into the installed files: pip show --files {prefix.removeprefix(PACKAGE).rstrip('/')}"
     problem = "matches no file" if _is_glob(text) else "does not exist"

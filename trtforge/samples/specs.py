@@ -11,18 +11,17 @@ if TYPE_CHECKING:
 
 
 def check_image_spec(name: str, spec: InputSpec) -> None:
-    """An image input is [N, 3, H, W] or [N, H, W, 3] with H, W the crop; else SampleShape (CAL108)."""
+    """An image input is [N, C, H, W] or [N, H, W, C]: C is 3, of gray images 1; H, W the crop. Else CAL108."""
     recipe = spec.preprocess
     if recipe.kind != "image":
         raise TypeError("not an image input")
-    expected = (3, *recipe.crop) if recipe.layout == "nchw" else (*recipe.crop, 3)
-    if tuple(spec.shape[1:]) != expected:
+    if spec.shape[1:] != recipe.shape:
         raise SampleShape(
             f"preprocessing makes images of another shape than input `{name}` has",
             where=f"inputs.{name}",
-            why=f"layout {recipe.layout} and crop {list(recipe.crop)} give {list(expected)}, "
-            f"the input is {list(spec.shape[1:])} without its batch axis",
-            next="correct `shape`, `layout` or `crop` of the input",
+            why=f"layout {recipe.layout}, channels {recipe.channels} and crop {list(recipe.crop)} give "
+            f"{list(recipe.shape)}, the input is {list(spec.shape[1:])} without its batch axis",
+            next="correct `shape`, `layout`, `channels` or `crop` of the input",
         )
     if spec.dtype == "bool":
         raise SampleUnsupported(

@@ -14,7 +14,8 @@ from trtforge.samples.listed import Listed, preprocessing
 if TYPE_CHECKING:
     import numpy as np
 
-    from trtforge.recipe.models import InputSpec, VolumePreprocess, Windows
+    from trtforge.recipe.models import InputSpec, Windows
+    from trtforge.recipe.preprocess import VolumePreprocess
     from trtforge.volumes.place import Placed
     from trtforge.volumes.volume import Volume
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trtforge.recipe.models import VolumePreprocess
+from trtforge.recipe.preprocess import VolumePreprocess
 from trtforge.volumes.volume import Array, Shape, Spacing
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from trtforge.errors.volume import VolumeTooLarge
 from trtforge.errors.windows import NotEnoughMemory
 from trtforge.ort import usable_cpus
-from trtforge.recipe.models import VolumePreprocess
+from trtforge.recipe.preprocess import VolumePreprocess
 from trtforge.volumes import aligned
 from trtforge.volumes.fit import AxisFit, fit_axes
 from trtforge.volumes.turn import Turn

@@ -10,7 +10,7 @@ import numpy as np
 
 from trtforge.digest import digest_json
 from trtforge.errors.volume import PreparedOtherwise
-from trtforge.recipe.models import VolumePreprocess
+from trtforge.recipe.preprocess import VolumePreprocess
 from trtforge.volumes.fit import network_shape
 from trtforge.volumes.place import Placed, place
 from trtforge.volumes.turn import Turn
