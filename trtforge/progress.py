@@ -25,7 +25,9 @@ class Progress(Protocol):
         """One line for the log on stderr, shown even where ``log`` is not."""
 
 
-class _QuietTask:
+class Silent:
+    """A task that shows nothing."""
+
     def advance(self, steps: int = 1) -> None: ...
 
     def note(self, text: str) -> None: ...
@@ -36,7 +38,7 @@ class Quiet:
 
     @contextmanager
     def task(self, label: str, total: int | None) -> Iterator[Task]:
-        yield _QuietTask()
+        yield Silent()
 
     def log(self, message: str) -> None: ...
 

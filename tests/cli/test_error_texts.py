@@ -77,6 +77,11 @@ def _(workshop, monkeypatch) -> None:
     assert workshop.forge("calibrate", "recipes/host.yaml").code == 0
 
 
+CASES["use-recipe-for-an-engine"] = Case("run recipes/host.yaml data/7.npy")
+CASES["use-model-for-a-recipe"] = Case("lint models/net.onnx")
+CASES["use-option-without-its-value"] = Case("run engines/host/net data/7.npy --picture")
+
+
 # -- recipes -----------------------------------------------------------------------------------------------
 
 CASES["recipe-missing"] = Case("build recipes/hots.yaml")
@@ -162,6 +167,11 @@ def _(workshop, monkeypatch) -> None:
 @case("model-with-another-shape", BUILD)
 def _(workshop, monkeypatch) -> None:
     workshop.bend("host", ("[1, 3, 16, 16]", "[1, 3, 15, 16]"))
+
+
+@case("threads-no-number", BUILD)
+def _(workshop, monkeypatch) -> None:
+    monkeypatch.setenv("TRTFORGE_THREADS", "many")
 
 
 @case("model-with-an-unknown-operator", BUILD)
@@ -260,6 +270,27 @@ def _(workshop, monkeypatch) -> None:
 @case("set-missing", CALIBRATE)
 def _(workshop, monkeypatch) -> None:
     (workshop.root / "data/cal.yaml").unlink()
+
+
+CASES["set-is-a-folder"] = Case(f"{CALIBRATE} --set engines.net.calibration.set=../data")
+CASES["set-is-a-sample"] = Case(f"{CALIBRATE} --set engines.net.calibration.set=../data/3.npy")
+
+
+@case("set-mistyped", CALIBRATE)
+def _(workshop, monkeypatch) -> None:
+    workshop.bend("host", ("data/cal.yaml", "data/hled.yaml"))
+
+
+@case("sample-mistyped", "run engines/host/net data/cofee.npy")
+def _(workshop, monkeypatch) -> None:
+    workshop.build()
+    (workshop.root / "data/3.npy").rename(workshop.root / "data/coffee.npy")
+
+
+@case("image-of-another-shape", BUILD)
+def _(workshop, monkeypatch) -> None:
+    image = "[1, 1, 16, 16], preprocess: {kind: image, resize: 16, crop: [16, 16]}"
+    workshop.bend("host", ("[1, 3, 16, 16]", image))
 
 
 @case("sample-missing", CALIBRATE)
@@ -763,7 +794,7 @@ def scrubbed(text: str, root: Path) -> str:
     text = re.sub(r"\b0\.\d{4,}\b", "0.VALUE", text)
     text = re.sub(r"(sqnr_db) \d+\.\d+", r"\1 VALUE", text)
     text = re.sub(r"\[ONNXRuntimeError\].*", "[ONNXRuntimeError] ITS OWN WORDS", text)
-    return re.sub(r"\b\d+\.\d MB", "N MB", text)
+    return re.sub(r"\b\d+\.\d [KMG]iB are", "N MiB are", text)
 
 
 def test_every_golden_text_has_its_case() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,3 +107,21 @@ def test_tables_without_a_common_tensor_have_no_ratio(built) -> None:
     assert "no tensor in both: 6 only in a, 1 only in b" in done.out
     assert "ratio" not in done.out
     assert built.forge("scales", "diff", ENGINE, cache, "--json").json["diff"]["median_ratio"] is None
+
+
+def test_a_store_lists_every_version(workshop: Any) -> None:
+    assert workshop.forge("build", "recipes/host.yaml").code == 0
+    assert workshop.forge("build", "recipes/host.yaml", "--set", "engines.net.precision=fp32").code == 0
+    said = workshop.forge("inspect", "engines/host").out
+    assert "engines/host: 1 engine, 2 versions" in said
+    assert [line.split()[0] for line in said.splitlines() if line.startswith("net/")] == ["net/2", "net/1"]
+    found = workshop.forge("inspect", "engines/host", "--json").json
+    assert [entry["precision"] for entry in found["versions"]] == ["fp32", "int8"]
+    assert [entry["version"] for entry in found["engines"]] == [2]
+    assert "other versions  1; 2 is" not in workshop.forge("inspect", "engines/host/net").out
+    assert "other versions  2; 2 is the newest" in workshop.forge("inspect", "engines/host/net/1").out
+
+
+def test_a_model_says_what_goes_in_and_out(workshop: Any) -> None:
+    said = workshop.forge("inspect", "models/net.onnx").out
+    assert "x       inputs   float32 [n, 3, 16, 16]" in said

@@ -202,6 +202,24 @@ def test_html_shows_one_engine(orin) -> None:
     assert orin.forge(*LINT, "--html", "net.html", "--only", "other").code == 0
 
 
+def test_the_page_behind_a_fix_says_what_it_shows(orin) -> None:
+    done = orin.forge(*LINT, "--html", "now.html")
+    assert done.code == 0 and done.out.splitlines()[-1] == "wrote now.html"
+    assert "after the fix" not in (orin.root / "now.html").read_text()
+    done = orin.forge(*LINT, "--fix", "--html", "then.html", "--json")
+    (engine,) = done.json["engines"]
+    page = (orin.root / "then.html").read_text()
+    assert "<h1>net on orin-agx-64gb/dla, TensorRT 8.6, after the fix</h1>" in page
+    passes = ", ".join(one["name"] for one in engine["fix"]["passes"])
+    assert f"Shown is the network behind {passes}, which the recipe does not have yet" in page
+    assert f"surgery: [{', '.join(engine['fix']['surgery'])}]" in page
+    codes = re.findall(r"<tr><td>([A-Z]{3}\d{3})</td>", page)
+    assert codes == [one["code"] for one in engine["fix"]["findings"]]
+    assert codes != [one["code"] for one in engine["findings"]]
+    told = orin.forge(*LINT, "--fix", "--html", "then.html").out.splitlines()[-1]
+    assert told == "wrote then.html: the network behind these passes, and what is found there"
+
+
 def test_html_into_a_folder_that_is_a_file(orin) -> None:
     done = orin.forge(*LINT, "--html", "pyproject.toml/net.html")
     assert done.code == 9
@@ -213,8 +231,9 @@ def test_a_target_without_a_dla_has_no_placement(orin, option: list[str]) -> Non
     done = orin.forge("lint", "recipes/host.yaml", *option)
     assert done.code == 2
     assert done.err.startswith(f"error[USE114]: {option[0]} is for a DLA, and the recipe's target is host\n")
-    wanted = shlex.split(re.findall(r"(--set .*)", done.err)[0])
-    tried = orin.forge("lint", "recipes/host.yaml", *option, *wanted)
+    assert ("looks for surgery passes" in done.err) == (option == ["--fix"])
+    command = shlex.split(re.findall(r"next:  try it for a DLA: trtforge (.*)", done.err)[0])
+    tried = orin.forge(*command)
     assert tried.code == 0, tried.err
 
 

@@ -111,6 +111,116 @@ def test_out_makes_no_folder_with_the_name_of_a_file(built) -> None:
     assert built.files(built.root / "out.txt") == ["data_6.npy.npz"]
 
 
+def test_out_is_the_file_of_one_sample(built) -> None:
+    done = built.forge("run", ENGINE, "data/6.npy", "--out", "o.npz")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == "o.npz: outputs of 1 sample"
+    with np.load(built.root / "o.npz") as arrays:
+        assert arrays["y"].shape == (1, 4)
+    before = (built.root / "o.npz").read_bytes()
+    several = built.forge("run", ENGINE, "data/held.yaml", "--out", "o.npz", "--json").json["error"]
+    assert several["code"] == "USE108" and "3 samples" in several["what"]
+    assert (built.root / "o.npz").read_bytes() == before
+    assert built.forge(*f"run {ENGINE} data/held.yaml {several['next'].split(',')[0]}".split()).code == 0
+    assert len(built.files(built.root / "o")) == 3
+    (built.root / "d.npz").mkdir()
+    assert built.forge("run", ENGINE, "data/held.yaml", "--out", "d.npz").code == 0
+    assert len(built.files(built.root / "d.npz")) == 3
+    over = built.forge("run", ENGINE, "data/6.npy", "--out", "o.npz", "--model", "o.npz", "--json")
+    assert over.json["error"]["code"] == "USE111"
+
+
+def test_a_place_for_labels_of_a_scan_names_one_for_outputs(built) -> None:
+    refused = built.forge("run", ENGINE, "data/6.npy", "--out", "out/o.nii.gz", "--json").json["error"]
+    assert refused["what"] == "--out cannot write a .nii.gz file"
+    assert refused["next"] == "--out out/o or --out out/o.json"
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [("--truth", "--against fp32"), ("--out-dir", "--out FOLDER"), ("--picture", ""), ("--weights", "")],
+)
+def test_an_option_for_scans_names_what_stands_for_it(built, option: str, instead: str) -> None:
+    value = "monai" if option == "--weights" else "x"
+    refused = built.forge("run", ENGINE, "data/6.npy", option, value, "--json").json["error"]
+    assert refused["code"] == "USE109"
+    assert refused["next"].startswith("leave it out; ") if instead else refused["next"] == "leave it out"
+    assert instead in refused["next"]
+
+
+def test_a_quoted_pattern_is_the_files_it_matches(built) -> None:
+    (built.root / "data/7.d").mkdir()
+    done = built.forge("run", ENGINE, "data/[67].*", str(built.root / "data/8*.npy"), "--json")
+    assert done.code == 0, done.err
+    assert [row["id"] for row in done.json["rows"]] == ["data/6.npy", "data/7.npy", "data/8.npy"]
+    assert done.json == built.forge("run", ENGINE, *(f"data/{n}.npy" for n in (6, 7, 8)), "--json").json
+    nothing = built.forge("run", ENGINE, "data/*.pgn", "--json").json["error"]
+    assert nothing["code"] == "CAL103" and nothing["what"] == "no file matches the pattern"
+    (built.root / "data/odd[6].npy").write_bytes((built.root / "data/6.npy").read_bytes())
+    assert built.forge("run", ENGINE, "data/odd[6].npy").code == 0, "the name of a file is no pattern"
+
+
+def test_a_mistyped_sample_names_the_nearest(built) -> None:
+    (built.root / "data/coffee.npy").write_bytes((built.root / "data/6.npy").read_bytes())
+    assert (
+        built.forge("run", ENGINE, "data/cofee.npy", "--json").json["error"]["next"] == "did you mean data/coffee.npy?"
+    )
+    assert (
+        built.forge("run", ENGINE, "data/hled.yaml", "--json").json["error"]["next"] == "did you mean data/held.yaml?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "command"),
+    [
+        ("run x y --picture", "trtforge run"),
+        ("scales show --tensor", "trtforge scales show"),
+        ("--debug build --set", "trtforge build"),
+        ("--nothing", "trtforge"),
+    ],
+)
+def test_an_option_without_its_value_names_the_commands_help(workshop, typed: str, command: str) -> None:
+    told = workshop.forge(*typed.split())
+    assert told.code == 2
+    assert f"next:  {command} --help\n" in told.err
+
+
+def test_a_network_of_gray_images_is_built_verified_and_run(workshop) -> None:
+    import onnx
+    from PIL import Image
+
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[n, 1, 16, 16] x) => (float[n, 4] y) {
+            f = Flatten(x)
+            y = MatMul(f, w)
+        }
+    """)
+    weights = workshop.rng(5).normal(0, 0.1, (256, 4)).astype("float32")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    onnx.save(model, workshop.root / "models/net.onnx")
+    pixels = [workshop.rng(n).integers(0, 256, (16, 16, 3), "uint8") for n in range(9)]
+    for number, photograph in enumerate(pixels):
+        Image.fromarray(photograph).save(workshop.root / f"data/{number}.png")
+    for name, numbers in (("cal", range(6)), ("held", range(6, 9))):
+        listed = "".join(f"  - {n}.png\n" for n in numbers)
+        (workshop.root / f"data/{name}.yaml").write_text(f"samples:\n{listed}")
+    image = "preprocess: {kind: image, resize: 16, crop: [16, 16], mean: 100, std: 50"
+    shape = ("[1, 3, 16, 16]}", "[1, 1, 16, 16], " + image)
+    workshop.bend("host", (shape[0], f"{shape[1]}}}}}"))
+    asked = workshop.build(code=3)["error"]
+    assert asked["code"] == "RCP117" and "write `channels: gray` in `preprocess`" in asked["next"]
+    workshop.bend("host", (shape[0], f"{shape[1]}, channels: gray}}}}"))
+    workshop.build()
+    assert workshop.forge("calibrate", "recipes/host.yaml").code == 0
+    row = workshop.forge("run", ENGINE, "data/7.png", "--json").json["rows"][0]
+    luma = np.asarray(Image.fromarray(pixels[7]).convert("L"), np.float32)
+    scores = ((luma - 100) / 50).reshape(1, -1) @ weights
+    top = max(range(4), key=lambda index: scores[0, index])
+    assert row["reference"][0]["index"] == top
+    assert row["reference"][0]["value"] == pytest.approx(float(scores[0, top]), rel=1e-4)
+
+
 def test_a_model_that_moved_is_named(built) -> None:
     shutil.move(built.root / "models/net.onnx", built.root / "moved.onnx")
     missing = built.forge("run", ENGINE, "data/6.npy")

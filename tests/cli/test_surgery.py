@@ -100,7 +100,83 @@ def test_a_recipe_without_plugins_shows_none(workshop) -> None:
     shown = workshop.forge("surgery", "recipes/host.yaml", "--explain")
     assert shown.code == 0 and "plugins" not in shown.out
     told = workshop.forge("surgery", "recipes/host.yaml", "--json").json
-    assert told["engines"][0]["plugins"] == {"matches": [], "near_misses": []}
+    assert told["engines"][0]["plugins"] == {"matches": [], "near_misses": [], "nowhere": []}
+
+
+def test_a_plugin_that_is_nowhere_is_told_and_with_explain_why(workshop) -> None:
+    workshop.bend("host", ("[infer-shapes]", "[res2, instance-norm-relu, res2]"))
+    short = workshop.forge("surgery", "recipes/host.yaml")
+    assert short.code == 0, short.err
+    assert short.out.splitlines()[-2:] == ["res2: found nowhere", "instance-norm-relu: found nowhere"]
+    assert "names no pass but plugins" in short.out and "how many" not in short.out, "no table without a row"
+    why = "the graph has no InstanceNormalization"
+    assert (
+        f"instance-norm-relu: found nowhere: {why}\n" in workshop.forge("surgery", "recipes/host.yaml", "--explain").out
+    )
+    told = workshop.forge("surgery", "recipes/host.yaml", "--json")
+    jsonschema.validate(told.json, workshop.forge("schema", "surgery").json)
+    nowhere = told.json["engines"][0]["plugins"]["nowhere"]
+    assert [one["plugin"] for one in nowhere] == ["res2", "instance-norm-relu"] and nowhere[1]["why"] == why
+    hints = workshop.forge("lint", "recipes/host.yaml", "--json").json["engines"][0]["findings"]
+    assert {(one["code"], one["severity"], one["where"]) for one in hints} >= {
+        ("PLG101", "hint", "surgery: res2"),
+        ("PLG101", "hint", "surgery: instance-norm-relu"),
+    }
+
+
+def test_what_nearly_fits_is_the_reason_for_nothing_found(normalizing) -> None:
+    path = normalizing.root / "models/net.onnx"
+    proto = onnx.load(path)
+    proto.graph.node[2].op_type = "Elu"
+    onnx.save(proto, path)
+    done = normalizing.forge("surgery", "recipes/host.yaml", "--explain")
+    other = NEAR.replace("norm1", "norm0").replace("LeakyRelu", "Elu")
+    assert done.out.splitlines()[-3:] == ["instance-norm-relu: found nowhere", other, NEAR]
+
+
+def test_explain_names_every_place_and_every_tensor_that_got_a_shape(workshop) -> None:
+    """Six normalizations in a row: more than a line in short names."""
+    names = [f"norm{number}" for number in range(6)]
+    body = " ".join(
+        f"[{name}] {name} = InstanceNormalization({before}, gain, gain) r{name} = Relu({name})"
+        for name, before in zip(names, ["x", *(f"r{name}" for name in names)], strict=False)
+    )
+    head = '<ir_version: 8, opset_import: ["": 17]> g (float[n, 3, 8, 8] x) => (float[n, 3, 8, 8] rnorm5)'
+    proto = onnx.parser.parse_model(f"{head} <float[3] gain = {{1, 2, 3}}> {{ {body} }}")
+    onnx.save(proto, workshop.root / "models/net.onnx")
+    engine = "model: {onnx: ../models/net.onnx}, inputs: {x: {shape: [1, 3, 8, 8]}}, precision: fp32"
+    engine += ", surgery: [infer-shapes, instance-norm-relu]"
+    workshop.recipe("norms", f"target: host\nbackend: onnxruntime\nengines:\n  net: {{{engine}}}\n")
+    short = workshop.forge("surgery", "recipes/norms.yaml").out
+    assert "norm2 and 3 more" in short and "norm3" not in short
+    long = workshop.forge("surgery", "recipes/norms.yaml", "--explain").out
+    assert " more" not in long and all(long.count(name) > 2 for name in names)
+    (stated,) = [line for line in long.splitlines() if line.startswith("= ")]
+    inside = [tensor for name in names for tensor in (name, f"r{name}")][:-1]
+    assert stated == f"= float32 [n, 3, 8, 8]: {', '.join(inside)}"
+    assert "instance-norm-relu, not trtforge: " in long
+
+
+def test_explain_says_why_a_plugin_is_chosen_and_what_it_replaces(
+    normalizing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trtforge.cli.surgery import show_plan
+    from trtforge.cli.ui import Ui
+    from trtforge.graph import io
+    from trtforge.pipeline.plugins import Planned
+    from trtforge.surgery.choose import planned
+    from trtforge.surgery.documented import documented
+    from trtforge.surgery.op import Situation
+
+    model = io.load(normalizing.root / "models/net.onnx")
+    situation = Situation("tensorrt", "fp16", "8.7", tensorrt="8.6", creators=documented("8.6"))
+    shape = (1, *np.load(normalizing.root / "data/7.npy").shape)
+    op = plugins.ops()["instance-norm-relu"]
+    plan, shaped = planned(model, {"x": shape}, [op], {op.name: ("stock",)}, situation)
+    show_plan(Ui(), "net", Planned(plan, situation, shaped), explain=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{op.name}, stock: the first choice, and nothing stands in its way (norm0)" in lines
+    assert f"{op.name} at norm0: in place of 2 nodes: InstanceNormalization n0, Relu r0" in lines
 
 
 def test_out_has_functions_that_compute_the_same(normalizing) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtforge.cli.table import NO_BREAK, cells, draw, fold
+from trtforge.cli.table import NO_BREAK, cells, draw, fold, reflow, sentence
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 WORDS = st.text("ab/-:", min_size=1, max_size=12)
@@ -73,13 +74,99 @@ def test_lines_end_between_words_only() -> None:
     assert cells("é") == 1
 
 
-def test_the_keys_of_all_targets_can_be_copied(workshop) -> None:
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_targets_are_a_table_whose_keys_can_be_copied(workshop, columns: int) -> None:
     from trtforge.targets.load import keys
 
-    shown = ESCAPES.sub("", workshop.terminal("targets", columns=80))
+    shown = ESCAPES.sub("", workshop.terminal("targets", columns=columns))
     lines = shown.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert set(keys()) <= {line.split()[0] for line in lines if line}
+    assert max(map(len, lines)) <= columns
+    rows = {line.split()[0]: line for line in lines if line}
+    assert set(keys()) <= set(rows)
+    assert rows["orin-agx-64gb/dla"].split()[1] == "8.7" and rows["5.1.1"].split()[3] == "8.5.2", "no blocks"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_pages_are_broken_anew_at_any_width(width: int) -> None:
+    from trtforge.errors import catalogue
+    from trtforge.lint.explain import explain
+    from trtforge.lint.run import rules
+
+    for code in [*catalogue(), *(rule.code for rule in rules())]:
+        page = explain(code).partition("\n\n")[2]  # the head is no paragraph
+        lines = reflow(page, width).splitlines()
+        assert " ".join(lines).split() == page.split()
+        for line, after in itertools.pairwise(lines):
+            assert len(line) <= width or "`trtforge " in line, f"{code}: {line!r}"
+            indents = {len(one) - len(one.lstrip()) for one in (line, after)}
+            if not (line and after) or indents not in ({0}, {4}):
+                continue  # a heading, or code
+            word = re.match(r"\s*((?:[^\s`]*`[^`]+`|[^\s`])\S*)", after)
+            assert word and len(line) + 1 + len(word[1]) > width, f"{code}: {line!r} could hold more"
+
+
+def test_code_in_a_page_stays_as_it_is() -> None:
+    page = "Fix\n    Use the\n    own name:\n\n        inputs:\n          x: {a: 1}"
+    page += "\n\n    See `trtforge inspect M.onnx` for\n    it."
+    assert reflow(page, 24).splitlines() == [
+        "Fix",
+        "    Use the own name:",
+        "",
+        "        inputs:",
+        "          x: {a: 1}",
+        "",
+        "    See",
+        "    `trtforge inspect M.onnx`",
+        "    for it.",
+    ]
+    assert reflow(page, 80).splitlines()[-1] == "    See `trtforge inspect M.onnx` for it."
+
+
+def test_what_is_to_be_copied_is_not_broken() -> None:
+    assert sentence("copy it there, and finish it: trtforge finish net.kit.tar.zst", 40) == [
+        "copy it there, and finish it:",
+        "  trtforge finish net.kit.tar.zst",
+    ]
+    assert sentence("see `trtforge lint RECIPE --fix` for all of it", 26) == [
+        "see",
+        "  `trtforge lint RECIPE --fix`",
+        "  for all of it",
+    ]
+    assert sentence("write `a b c`, or `d e f`", 16) == ["write `a b c`,", "  or `d e f`"]
+    assert sentence("  a line of `words that are longer than any line` and more", 24)[0].startswith(
+        "  a line of `words"
+    )
+
+
+def test_a_column_that_may_stick_out_gets_room_from_those_that_may_go() -> None:
+    rows = [("-1.23457", "2.34567", "2.34567", "0.0184698", "4", "stage0/block1/branch2a/BatchNorm:0")]
+    columns, right = ("min", "max", "amax", "scale", "samples", "tensor"), ("min", "max", "amax", "scale", "samples")
+    for width, shown in (
+        (90, list(columns)),
+        (80, ["min", "max", "amax", "scale", "tensor"]),
+        (60, ["amax", "scale", "tensor"]),
+    ):
+        header, body = draw(columns, rows, width=width, right=right, drop=["samples", "min", "max"], overhang=True)
+        assert header[0].split() == shown
+        assert max(map(len, body)) <= width
+    _, (line,) = draw(columns, rows, width=30, right=right, drop=["samples", "min", "max"], overhang=True)
+    assert line == f"2.34567  0.0184698  {rows[0][-1]}", "longer than any room"
+
+
+def test_warnings_and_reasons_keep_to_the_terminal(workshop) -> None:
+    workshop.bend("host", ("[infer-shapes]", "[infer-shapez]"))
+    shown = ESCAPES.sub("", workshop.terminal("lint", "recipes/host.yaml", columns=60)).splitlines()
+    at = {line.split(":")[0].strip(): number for number, line in enumerate(shown) if ":" in line}
+    why = shown[at["why"] : at["next"]]
+    assert len(why) > 2 and max(map(len, why)) <= 60
+    assert all(line.startswith("         ") for line in why[1:])
+
+
+@pytest.mark.parametrize("command", [[], ["scales"]], ids=["all", "scales"])
+def test_help_has_whole_sentences(workshop, command: list[str]) -> None:
+    shown = workshop.terminal(*command, "--help", columns=60)
+    assert "..." not in shown.replace("[ARGS]...", "")
+    assert max(map(len, shown.splitlines())) <= 60
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100])

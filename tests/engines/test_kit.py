@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from trtforge.digest import sha256_bytes
 from trtforge.engines import kit as module
 from trtforge.engines.key import engine_key
-from trtforge.engines.kit import KIT, SUFFIX, KitInfo, read_kit, schema, write_kit
+from trtforge.engines.kit import SUFFIX, KitInfo, read_kit, schema, write_kit
+from trtforge.engines.kit_errors import KIT
 from trtforge.engines.manifest import seal
 from trtforge.errors.kit import KitDamaged, KitNotOpened, KitNotWritten, KitOfAnotherVersion, KitUnsafe
 

@@ -214,7 +214,7 @@ def test_disk_full(small_disk: Path, publish: Publish) -> None:
     key = publish(store, content=b"a" * 100_000).manifest.key
     with pytest.raises(StoreFull) as caught:
         publish(store, 1, content=b"b" * 600_000)
-    assert "0.6 MB are needed" in caught.value.why
+    assert "585.9 KiB are needed, 4" in caught.value.why
     assert store.versions("net") == [1] and store.find("net", key) is not None
     assert not (store.root / "net" / ".staging").exists()
     assert publish(store, 1, content=b"c" * 100_000).version in (2, 3)

@@ -197,6 +197,7 @@ def test_an_interrupted_calibration_continues(workshop, command: tuple[str, ...]
     stopped = bound(workshop, *command, *options, at=total, inside=fifth, which="read", number=number)
     assert stopped.returncode == 130, stopped.stderr
     assert "interrupted: nothing half-written was left behind" in stopped.stderr
+    assert "net: what is calibrated so far is kept; the same command goes on from there" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert not table.exists()
     assert list((workshop.cache / "work").glob("build-*")) == []

@@ -102,7 +102,7 @@ def test_numpy_gives_the_same_labels(built, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_scans_that_were_calibrated_on_are_told(built) -> None:
     done = built.forge("run", ENGINE, "data/case_1/imaging.nii.gz", "data/case_4/imaging.nii.gz", "--out-dir", "out")
-    assert "1 of 2 scans were used for calibration: case_1" in done.err
+    assert "1 of 2 scans was used for calibration: case_1" in done.err
 
 
 def test_one_scan_given_twice_is_one(built) -> None:

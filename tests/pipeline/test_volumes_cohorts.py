@@ -41,11 +41,30 @@ def test_a_missing_truth_fails_its_case_only(built) -> None:
     (built.root / "data/case_3/segmentation.nii.gz").unlink()
     done = built.forge(*COHORT, "--json")
     assert done.code == 12 and list(done.json["failed"]) == ["case_3"]
-    said = "VOL101 there is no such file or folder (data/case_3/segmentation.nii.gz)"
-    assert f"warning: case_3: {said}" in done.err and said in done.err.partition("error[VOL401]")[2]
+    short = "VOL101 there is no such file or folder"
+    said = f"{short} (data/case_3/segmentation.nii.gz)"
+    assert f"warning: case_3 failed: {short}\n" in done.err
     assert done.json["failed"]["case_3"]["where"] == "data/case_3/segmentation.nii.gz"
     assert (built.root / "out/summary.csv").read_text().splitlines()[-1] == f"case_3{',' * 7}{said}"
-    assert f"FAILED case_3: {said}" in built.forge(*COHORT).out
+    assert f"FAILED case_3: {said}\n  next: look: ls data/case_3\n" in built.forge(*COHORT).out
+
+
+def test_each_failure_is_told_in_full_once(built) -> None:
+    for number, size in ((2, 200), (3, 100)):
+        path = built.root / f"data/case_{number}/imaging.nii.gz"
+        path.write_bytes(path.read_bytes()[:size])
+    for number in (4, 5):
+        (built.root / f"data/case_{number}/segmentation.nii.gz").unlink()
+    done = built.forge(*COHORT)
+    assert done.code == 12
+    for number, size in ((2, 200), (3, 100)):
+        assert f"warning: case_{number} failed: VOL103 the volume cannot be read\n" in done.err
+        assert (done.out + done.err).count(f"(file of {size} bytes)") == 1
+        assert f"next: fetch it again, or write it again; gzip -t data/case_{number}/imaging.nii.gz" in done.out
+    told = "FAILED case_4, case_5: VOL101 there is no such file or folder (data/case_4/segmentation.nii.gz)\n"
+    assert told in done.out, "what differs in its place alone is told once"
+    assert "why:   VOL103: case_2, case_3; VOL101: case_4, case_5\n" in done.err
+    assert "out: labels of 1 scan;" in done.out
 
 
 def test_finished_cases_are_kept_and_only_the_rest_is_done(built) -> None:

@@ -238,7 +238,10 @@ def test_cases_that_are_not_there_are_told_in_one_line(ward) -> None:
         "data"
     )
     assert done.json["failed"]["case_00003"]["where"] == "data/case_00003/imaging.nii.gz"
-    assert "(data/case_00000/imaging.nii.gz)" in done.err
+    assert "why:   VOL101: case_00000, case_00003, case_00005 and 40 more\n" in done.err
+    shown = ward.forge("prepare", "kits19", "data", "prepared", "--cases", "infer", "--cases", "case_1").out
+    assert "prepared: 1 case prepared by kits19" in shown
+    assert shown.count("FAILED") == 1 and "(data/case_00000/imaging.nii.gz)\n  next: fetch it" in shown
 
 
 def test_a_file_where_prepared_cases_should_go_is_one_error(ward) -> None:

@@ -149,7 +149,7 @@ def test_a_patch_is_for_its_unit_whatever_the_recipe_is_for(workshop: Any) -> No
     (workshop.root / "tune").mkdir()
     for unit, said in (("gpu", "/gpu"), ("dla1", "/dla")):
         path = workshop.root / "tune" / f"{unit}.yaml"
-        path.write_text(_recipe(tuned, path, best))
+        path.write_text(_recipe(tuned, unit, path, best))
         recipe = load(path).recipe
         engine = recipe.engines["net"]
         assert recipe.target == f"orin-agx-64gb{said}" and "of 40.0 together" in path.read_text()
@@ -178,7 +178,8 @@ def test_a_sweep_on_this_cpu(workshop: Any, tmp_path: Path) -> None:
     assert found["measured"] == 2 and found["best"]["rate"] > 0
     assert "cpu: building the engine of batch 2\n" in done.err
     assert (tmp_path / "t" / "result.svg").exists()
-    assert "# Lines for a recipe that extends recipes/host.yaml" in (tmp_path / "t" / "cpu.yaml").read_text()
+    assert "its recipe: recipes/host-net-cpu.yaml" not in done.out  # with --json, only its object
+    assert (workshop.root / "recipes/host-net-cpu.yaml").read_text().splitlines()[2] == "extends: host.yaml"
     assert len(json.loads((tmp_path / "t" / "result.json").read_text())["measurements"]) == 2
     lines = (tmp_path / "t" / "measurements.jsonl").read_text()
     again = workshop.forge("tune", "recipes/host.yaml", *options)
@@ -216,6 +217,25 @@ def test_the_recipe_it_writes_builds_what_was_measured(workshop: Any) -> None:
     assert manifest["recipe"]["precision"] == "fp32"
 
 
+def test_where_the_results_are_outside_of_its_project_the_recipe_lies_beside_the_one_tuned(
+    workshop: Any, tmp_path: Path
+) -> None:
+    """Without `.git` or `pyproject.toml` every folder is a project of its own, and a recipe leaves none."""
+    (workshop.root / "pyproject.toml").unlink()
+    for options in ((), ("--out", str(tmp_path / "far"))):
+        done = workshop.forge("tune", "recipes/host.yaml", *SHORT, *options)
+        assert done.code == 0, done.err
+        assert "its recipe: recipes/host-net-cpu.yaml" in done.out
+        written = workshop.root / "recipes/host-net-cpu.yaml"
+        command = next(line for line in written.read_text().splitlines() if line.startswith("# Build it: "))
+        built = workshop.forge(*shlex.split(command.removeprefix("# Build it: "))[1:])
+        assert built.code == 0, built.err
+    written.write_text("# of the user\n")
+    refused = workshop.forge("tune", "recipes/host.yaml", *SHORT, "--out", str(tmp_path / "far"))
+    assert refused.code == 2 and "USE111" in refused.err
+    assert written.read_text() == "# of the user\n"
+
+
 def test_other_batches_are_another_question(workshop: Any) -> None:
     """What was measured of batches that are not asked for any more is kept, and is no answer."""
     assert workshop.forge("tune", "recipes/host.yaml", *SHORT).code == 0
@@ -226,7 +246,7 @@ def test_other_batches_are_another_question(workshop: Any) -> None:
 @pytest.mark.parametrize(
     ("target", "code", "said"),
     [
-        pytest.param(("orin-agx-64gb/dla", 'tensorrt\ntensorrt: "8.6"'), "KIT101", "on the device"),
+        pytest.param(("orin-agx-64gb/dla", 'tensorrt\ntensorrt: "8.6"'), "ENV301", "on the device"),
         pytest.param(("a100-sxm-80gb", "tensorrt_rtx"), "ENV301", "A100 SXM 80 GB", marks=pytest.mark.rtx),
     ],
 )

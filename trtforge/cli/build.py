@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trtforge.cli import keys
+from trtforge.cli import keys, newest
 from trtforge.cli.options import Json, NoProgress, Only, Quiet, RecipePath, Set
 from trtforge.cli.outcomes import row, show
 from trtforge.cli.ui import Ui, shown
@@ -46,8 +46,13 @@ def build(
     ] = None,
     kit: Annotated[bool, typer.Option("--kit", help="Write kits, also where this machine could compile")] = False,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="Write the kit of one engine here; implies --kit"),
+        str | None,
+        typer.Option(
+            "--out",
+            metavar="FILE|FOLDER",
+            help="Write kits into this folder, or the kit of one engine to this file; implies --kit",
+            show_default=False,
+        ),
     ] = None,
     sign: keys.Sign = None,
     no_samples: Annotated[
@@ -70,22 +75,24 @@ def build(
     _check_options(on, kit, out)
     loaded = load(recipe, overrides=set_ or (), only=only or ())
     jobs = plan(loaded, only=only or (), store=store, progress=ui)
-    wish = _wish(context, jobs, on=on, kit=kit, out=out, sign=sign, samples=not no_samples)
+    places = _places(out, jobs, sign)
+    wish = _wish(context, jobs, on=on, kit=kit or out is not None, sign=sign, samples=not no_samples)
     pins, jobs = _pins(loaded.path, jobs, locked, here=not wish.wanted, far=on is not None)
     outcomes: list[Outcome] = []
-    with _builder(on, wish, force, ui) as build_one:
+    with _builder(on, wish, places, force, ui) as build_one:
         for job in jobs:
             ui.log(f"{job.name}: {job.engine.precision} for {job.target.key} with {job.backend.name}")
             outcomes.append(build_one(job))
             show(ui, outcomes[-1])
             if locked or not set_:  # an experiment on the command line is not what the recipe stands for
                 _pin(ui, pins, job, outcomes[-1], locked)
+            newest.tell(ui, job, outcomes[-1], experiment=bool(set_), pinned=locked)
     ui.log(f"done in {time.monotonic() - started:.2f} s")
     ui.result("build", {"recipe": str(recipe), "engines": [row(outcome) for outcome in outcomes]})
     _end(ui, outcomes)
 
 
-def _check_options(on: str | None, kit: bool, out: Path | None) -> None:
+def _check_options(on: str | None, kit: bool, out: str | None) -> None:
     """Raises OptionsContradict (USE112)."""
     from trtforge.errors.usage import OptionsContradict
 
@@ -94,38 +101,42 @@ def _check_options(on: str | None, kit: bool, out: Path | None) -> None:
         raise OptionsContradict(what, next="give one of them")
 
 
+def _places(out: str | None, jobs: Sequence[Job], sign: Path | None) -> dict[str, Path]:
+    """Where `--out` puts the kit of each engine; nothing without it.
+
+    That they can be written there is asked now: behind hours of calibration it would be late.
+    Raises USE103, USE111, OSError.
+    """
+    from trtforge.cli.places import in_folder, one_engine
+    from trtforge.engines.kit import SUFFIX
+    from trtforge.files import check_place
+    from trtforge.pipeline.overwrite import job_files, refuse_overwriting
+
+    if out is None:
+        return {}
+    if in_folder(out):
+        places = {job.name: Path(out) / f"{job.name}{SUFFIX}" for job in jobs}
+    else:
+        places = {one_engine(out, jobs).name: Path(out)}
+    refuse_overwriting([("the kit", path) for path in places.values()], [*job_files(jobs), ("the key", sign)])
+    for path in places.values():
+        check_place(path)
+    return places
+
+
 def _wish(
-    context: typer.Context,
-    jobs: Sequence[Job],
-    *,
-    on: str | None,
-    kit: bool,
-    out: Path | None,
-    sign: Path | None,
-    samples: bool,
+    context: typer.Context, jobs: Sequence[Job], *, on: str | None, kit: bool, sign: Path | None, samples: bool
 ) -> KitWish:
     """What is said about kits; the key to sign with is loaded only where there can be one.
 
-    Raises USE100, USE103, USE111, ENG135, ENV101.
+    Raises USE100, ENG135, ENV101.
     """
-    from trtforge.errors.usage import OneEngineNeeded
     from trtforge.pipeline.build import KitWish, needs_device
-    from trtforge.pipeline.overwrite import job_files, refuse_overwriting
 
-    if out is not None and len(jobs) != 1:
-        raise OneEngineNeeded(
-            f"`--out` names one file, and there are {len(jobs)} engines",
-            where=shown(jobs[0].recipe.path),
-            why=", ".join(job.name for job in jobs),
-            next=f"add --only {jobs[0].name}",
-        )
-    if out is not None:
-        refuse_overwriting([("the kit", out)], [*job_files(jobs), ("the key", sign)])
-    wanted = kit or out is not None
-    if not (wanted or on is not None or any(needs_device(job) for job in jobs)):
+    if not (kit or on is not None or any(needs_device(job) for job in jobs)):
         keys.check_unused(context, "no kit is written: this machine compiles every engine itself")
         sign = None
-    return KitWish(wanted, out, keys.signer(sign), samples)
+    return KitWish(kit, None, keys.signer(sign), samples)
 
 
 def _pins(recipe: Path, jobs: Sequence[Job], locked: bool, *, here: bool, far: bool) -> tuple[Path, list[Job]]:
@@ -151,12 +162,14 @@ def _pins(recipe: Path, jobs: Sequence[Job], locked: bool, *, here: bool, far: b
 
 
 @contextmanager
-def _builder(on: str | None, wish: KitWish, force: bool, ui: Ui) -> Iterator[Callable[[Job], Outcome]]:
+def _builder(
+    on: str | None, wish: KitWish, places: Mapping[str, Path], force: bool, ui: Ui
+) -> Iterator[Callable[[Job], Outcome]]:
     """What builds one job: this machine, or a device that stays connected from one engine to the next."""
     if on is None:
         from trtforge.pipeline.build import build as build_here
 
-        yield lambda job: build_here(job, force=force, kit=wish, progress=ui)
+        yield lambda job: build_here(job, force=force, kit=replace(wish, path=places.get(job.name)), progress=ui)
         return
     from trtforge.device.address import parse
     from trtforge.device.build import build_on

@@ -11,7 +11,10 @@ from trtforge.cli.options import Json, NoProgress, Only, Quiet, RecipePath, Set
 from trtforge.cli.ui import Ui
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trtforge.cli.results import CalibratedEngine
+    from trtforge.pipeline.job import Job
 
 
 def register(app: typer.Typer) -> None:
@@ -23,8 +26,13 @@ def calibrate(
     only: Only = None,
     set_: Set = None,
     out: Annotated[
-        Path, typer.Option("--out", help="Folder for the scales files, one `<engine>.scales.json` each")
-    ] = Path(),
+        str,
+        typer.Option(
+            "--out",
+            metavar="FOLDER|FILE.json",
+            help="Folder for the scales files, one `<engine>.scales.json` each; or the file of one engine",
+        ),
+    ] = ".",
     fresh: Annotated[bool, typer.Option("--fresh", help="Calibrate again even when the same was done before")] = False,
     native: Annotated[
         bool, typer.Option("--native", help="Let TensorRT's own calibrator gather them, on the device this runs on")
@@ -39,7 +47,7 @@ def calibrate(
     """
     ui = Ui(json=json, quiet=quiet, progress=not no_progress)
     from trtforge.errors.usage import NothingToCalibrate
-    from trtforge.files import write_bytes
+    from trtforge.files import check_place, write_bytes
     from trtforge.pipeline.job import plan
     from trtforge.pipeline.native_scales import calibrate as by_tensorrt
     from trtforge.pipeline.overwrite import job_files, refuse_overwriting
@@ -48,9 +56,11 @@ def calibrate(
 
     results: list[CalibratedEngine] = []
     jobs = plan(load(recipe, overrides=set_ or (), only=only or ()), only=only or (), progress=ui)
-    places = {job.name: out / f"{job.name}.scales.json" for job in jobs if job.calibration_set is not None}
+    places = _places(out, [job for job in jobs if job.calibration_set is not None])
     # Scales that one engine of the recipe takes and another makes are there to be made anew.
     refuse_overwriting([("the scales", path) for path in places.values()], job_files(jobs, scales=False))
+    for path in places.values():
+        check_place(path)
     for job in jobs:
         if job.calibration_set is None:
             ui.log(f"{job.name}: no calibration set (precision {job.engine.precision}); skipped")
@@ -90,3 +100,12 @@ def calibrate(
             next="add a `calibration` block to the engine; docs/recipes.md shows one",
         )
     ui.result("calibrate", {"engines": results})
+
+
+def _places(out: str, jobs: Sequence[Job]) -> dict[str, Path]:
+    """Where the scales of each engine go. Raises OneEngineNeeded (USE103)."""
+    from trtforge.cli.places import in_folder, one_engine
+
+    if jobs and Path(out).suffix == ".json" and not in_folder(out):
+        return {one_engine(out, jobs).name: Path(out)}
+    return {job.name: Path(out) / f"{job.name}.scales.json" for job in jobs}

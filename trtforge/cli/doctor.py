@@ -13,6 +13,14 @@ WITHOUT_COMPILER = (
 )
 
 
+OPTIONAL = {
+    "SimpleITK": ("scans in NRRD, MetaImage and DICOM", "itk"),
+    "cryptography": ("signatures of kits", "sign"),
+    "bcrypt": ("OpenSSH's keys with a passphrase", "sign"),
+}
+"""Packages that only some work needs: what for, and the extra that brings them."""
+
+
 def register(app: typer.Typer) -> None:
     app.command()(doctor)
 
@@ -30,7 +38,7 @@ def doctor(json: Json = False) -> None:
     loop = "numpy" if native_module() is None else "compiled"
     facts = host_facts()
     backends = availabilities()
-    packages = {name: installed(name) for name in TOOLS}
+    packages = {name: installed(name) for name in (*TOOLS, *OPTIONAL)}
     ui.say(f"trtforge {__version__}; cache {cache_dir()}")
     ui.say(f"CPU: {facts.model}, {facts.cores} cores, {' '.join(facts.isa) or 'no flags known'}")
     ui.say(f"window loop for scans: {loop}{'' if loop == 'compiled' else WITHOUT_COMPILER}")
@@ -39,7 +47,11 @@ def doctor(json: Json = False) -> None:
         for name, a in backends.items()
     ]
     ui.table("Backends", ("backend", "compile", "run", "version", "why not", "next"), rows)
-    ui.table("Packages", ("package", "version"), [(name, version or "missing") for name, version in packages.items()])
+    ui.table(
+        "Packages",
+        ("package", "version", "for"),
+        [(name, version or "missing", _purpose(name)) for name, version in packages.items()],
+    )
     ui.result(
         "doctor",
         {
@@ -60,3 +72,10 @@ def doctor(json: Json = False) -> None:
             "packages": packages,
         },
     )
+
+
+def _purpose(name: str) -> str:
+    if name not in OPTIONAL:
+        return "all of trtforge"
+    purpose, extra = OPTIONAL[name]
+    return f"{purpose}: pip install 'trtforge[{extra}]'"

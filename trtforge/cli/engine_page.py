@@ -32,7 +32,7 @@ def show(ui: Ui, version: EngineVersion) -> None:
     damaged = damage(version)
     states = {name: _state(damaged.get(name)) for name in manifest.files}
     ui.say(f"{version.path}: engine")
-    ui.table("", ("what", "value"), _facts(manifest))
+    ui.table("", ("what", "value"), [*_facts(manifest), *_beside(version)])
     ui.table("Inputs and outputs", ("tensor", "direction", "shape", "dtype", "format"), _tensors(manifest))
     ui.table(
         "Files",
@@ -43,7 +43,7 @@ def show(ui: Ui, version: EngineVersion) -> None:
     header = None
     if manifest.platform == "tensorrt_plan" and manifest.engine_file not in damaged:
         header = plan_header(version.engine_file)
-        ui.table("Plan header", ("what", "value"), list(header.items()))
+        ui.table("Plan header", ("what", "value"), header_rows(header))
     ui.result(
         "inspect",
         {
@@ -56,6 +56,18 @@ def show(ui: Ui, version: EngineVersion) -> None:
     )
     for error in damaged.values():
         ui.end(error)
+
+
+def _beside(version: EngineVersion) -> list[tuple[str, object]]:
+    """The other versions of the engine."""
+    from trtforge.engines.store import Store
+
+    folder = version.path.absolute().parent
+    others = [number for number in Store(folder.parent).versions(folder.name) if number != version.version]
+    if not others:
+        return []
+    newer = f"; {others[-1]} is the newest" if others[-1] > version.version else ""
+    return [("other versions", ", ".join(map(str, others)) + newer)]
 
 
 def plan_header(path: Any) -> dict[str, Any]:
@@ -72,6 +84,12 @@ def plan_header(path: Any) -> dict[str, Any]:
         "size": header.declared_size,
         "offset": header.offset,
     }
+
+
+def header_rows(header: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """A plan's header for a person."""
+    shown = {"size": human_bytes(header["size"])} if header["size"] is not None else {}
+    return list({**header, **shown}.items())
 
 
 def decibels(value: float | None) -> str:
@@ -124,9 +142,12 @@ def _facts(manifest: Manifest) -> list[tuple[str, object]]:
 
 def parity(found: Mapping[str, Any]) -> str:
     """A verdict on one line."""
-    value = decibels(found["value"]) if found["metric"] == "sqnr_db" else f"{found['value']:.6g}"
+    from trtforge.evaluate.bounds import told
+
+    value, bound = told(found["value"], found["at_least"])
+    value = decibels(found["value"]) if found["metric"] == "sqnr_db" else value
     verdict = "passed" if found["passed"] else "MISSED"
-    return f"{found['metric']} {value} (bound {found['at_least']:g}) {verdict}; measured on {found['measured_on']}"
+    return f"{found['metric']} {value} (bound {bound}) {verdict}; measured on {found['measured_on']}"
 
 
 def _built(manifest: Manifest) -> list[tuple[str, object]]:

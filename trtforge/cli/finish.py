@@ -11,6 +11,7 @@ from trtforge.cli import keys
 from trtforge.cli.options import Json, NoProgress, Quiet
 from trtforge.cli.outcomes import row, show
 from trtforge.cli.ui import Ui
+from trtforge.kinds import KIT, refuse_other
 
 if TYPE_CHECKING:
     from trtforge.engines.signature import Trusted
@@ -37,6 +38,7 @@ def finish(
     The kit's digests, and its signature when one is required, are checked before anything in it is used.
     """
     ui = Ui(json=json, quiet=quiet, progress=not no_progress)
+    refuse_other(kit, KIT)
     trusted = keys.trusted(require_signature)
     if only_check:
         _check(ui, kit, trusted)

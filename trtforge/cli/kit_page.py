@@ -37,7 +37,7 @@ def show(ui: Ui, path: Path) -> None:
     ui.say(f"{path}: kit, sound; key {info.key[:12]}")
     ui.table("", ("what", "value"), _facts(kit, path))
     rows = [(name, human_bytes(entry.size), entry.sha256[:16], _is(name)) for name, entry in info.members.items()]
-    ui.table("Members", ("file", "size", "sha256", "is"), rows, right="size", drop="sha256", overhang=True)
+    ui.table("Members", ("file", "size", "sha256", "is"), rows, right="size", drop="sha256")
     if info.backend == "tensorrt":
         ui.say(f"copy it to the device, and finish it there: trtforge finish {quote(path.name)}")
     else:

@@ -17,37 +17,49 @@ KITS = "*.kit.tar.zst"
 
 
 def stored(folder: Path) -> list[StoredEngine]:
-    """The newest version of every engine, and every kit, in a store or in the stores under a folder."""
+    """Every version of every engine, the newest first, and every kit, in a store or in the stores under a folder."""
     if not folder.is_dir():
         return []
     stores = [folder, *sorted(path for path in folder.glob("[!.]*") if path.is_dir())]
     return [entry for store in stores for entry in _entries(store)]
 
 
-def show(ui: Ui, folder: Path, engines: list[StoredEngine]) -> None:
-    ui.say(f"{folder}: {len(engines)} engine{'' if len(engines) == 1 else 's'}")
+def show(ui: Ui, folder: Path, entries: list[StoredEngine]) -> None:
+    """Print the list; the result has every version, and the newest of each engine beside the kits as ``engines``."""
+    newest: dict[Path, StoredEngine] = {}
+    for entry in entries:
+        path = Path(entry["path"])
+        newest.setdefault(path if path.name.endswith(KITS[1:]) else path.parent, entry)
+    kits = sum(path.name.endswith(KITS[1:]) for path in newest)
+    counts = {"engine": len(newest) - kits, "version": len(entries) - kits, "kit": kits}
+    listed = ", ".join(f"{many} {what}{'' if many == 1 else 's'}" for what, many in counts.items() if many)
+    ui.say(f"{folder}: {listed}")
     ui.table(
         "",
-        ("engine", "target", "backend", "precision", "size", "parity"),
+        ("engine", "created", "target", "backend", "precision", "size", "parity"),
         [
             (
                 str(Path(entry["path"]).relative_to(folder)),
+                entry["created"].replace("T", " ").removesuffix("Z") or "-",
                 entry["target"],
                 entry["backend"],
                 entry["precision"],
                 human_bytes(entry["size"]),
                 entry["problem"] or _parity(entry),
             )
-            for entry in engines
+            for entry in entries
         ],
         right="size",
-        drop="size,precision,backend",
+        drop="size,precision,backend,created",
     )
-    ui.result("inspect", {"kind": "store", "path": str(folder), "engines": engines})
+    ui.result(
+        "inspect",
+        {"kind": "store", "path": str(folder), "engines": list(newest.values()), "versions": entries},
+    )
 
 
 def _parity(entry: StoredEngine) -> str:
-    if entry["version"] is None:
+    if entry["path"].endswith(KITS[1:]):
         return "kit: the device compiles it"
     return f"{entry['parity']['metric']} {entry['parity']['value']:.6f}" if entry["parity"] else "-"
 
@@ -57,10 +69,11 @@ def _entries(root: Path) -> Iterator[StoredEngine]:
     from trtforge.engines.store import Store
 
     store = Store(root)
-    for name in store.engines():
-        path = root / name / str(store.versions(name)[-1])
+    for reference in store.references():
+        name, _, number = reference.partition("/")
+        path = root / name / number
         try:
-            found = store.latest(name)
+            found = store.get(name, int(number))
         except TrtforgeError as error:
             yield _broken(path, error)
             continue

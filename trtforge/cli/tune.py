@@ -78,8 +78,9 @@ def tune(
     units = tuned.units(*asked_for)
     if srams is not None and all(unit.like != "dla" for unit in units):
         ui.warn(f"--srams is for a DLA, and {tuned.recipe.target.key} has none: it changes nothing")
-    results = ("result.json", "result.svg", *(f"{unit.name}.yaml" for unit in units))
-    refuse_overwriting([("a result", folder / each) for each in results], job_files(plan(tuned.recipe, only=[name])))
+    places = {unit.name: tuned.recipe_path(unit.name, folder) for unit in units}
+    results = [*(folder / each for each in ("result.json", "result.svg")), *places.values()]
+    refuse_overwriting([("a result", path) for path in results], job_files(plan(tuned.recipe, only=[name])))
     tuned.check_here()
     space = Space(units, latency)
     journal = Journal(folder / "measurements.jsonl", tuned.facts())
@@ -105,9 +106,9 @@ def tune(
         raise _nothing_runs(done, latency, journal.path)
     write_json(folder / "result.json", to_json(done, best, tuned.facts()))
     write_bytes(folder / "result.svg", draw(done, best, f"{name} on {tuned.facts()['device']}").encode())
-    recipes = [folder / f"{unit}.yaml" for unit, _ in best.combination.parts]
-    for path in recipes:
-        write_bytes(path, _recipe(tuned, path, best).encode())
+    recipes = {unit: places[unit] for unit, _ in best.combination.parts}
+    for unit, path in recipes.items():
+        write_bytes(path, _recipe(tuned, unit, path, best).encode())
     ui.table(
         f"{name}: best of {len(done)} combinations",
         ("unit", "batch", "streams", "SRAM", "samples/s"),
@@ -122,7 +123,7 @@ def tune(
     ui.say(f"{together}{best.rate:.1f} samples/s, p99 {best.p99:.2f} ms")
     ui.say(f"chosen: the most samples a second{bound}; of those within 1 % of it, the lowest p99")
     ui.say(f"all of them: {folder}/result.svg, {folder}/result.json")
-    for path in recipes:
+    for path in recipes.values():
         ui.say(f"its recipe: {path}")
     ui.result(
         "tune",
@@ -141,13 +142,12 @@ def _nothing_runs(done: Sequence[Measured], latency: float | None, journal: Path
     return NothingRuns(what, where=str(journal), why=done[0].problem, next=again)
 
 
-def _recipe(tuned: Tuned, path: Path, best: Measured) -> str:
-    """A recipe over the one that was tuned, at this path; outside of its project only the lines for one."""
+def _recipe(tuned: Tuned, unit: str, path: Path, best: Measured) -> str:
+    """A recipe over the one that was tuned, at this path, which may extend it."""
     from trtforge.tune.report import patch
 
-    unit, target = path.stem, tuned.target_of(path.stem)
-    base = Path(os.path.relpath(tuned.path, path.parent)).as_posix()
-    inside = path.resolve().is_relative_to(tuned.recipe.root)
+    target = tuned.target_of(unit)
+    base = Path(os.path.relpath(tuned.path.resolve(), path.resolve().parent)).as_posix()
     said = [word for text in tuned.overrides for word in ("--set", text)]
     build = shlex.join(["trtforge", "build", str(path), "--only", tuned.engine, *said])
     return patch(
@@ -155,9 +155,7 @@ def _recipe(tuned: Tuned, path: Path, best: Measured) -> str:
         tuned.shapes,
         unit,
         best,
-        head=[f"# Build it: {build}", f"extends: {base}"]
-        if inside
-        else [f"# Lines for a recipe that extends {tuned.path}"],
+        head=[f"# Build it: {build}", f"extends: {base}"],
         target=target if target != tuned.recipe.target.key else None,
     )
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from trtforge.engines.manifest import MANIFEST
 from trtforge.engines.store import EngineVersion, Store, read_version
 from trtforge.engines.store_errors import explained, not_found
-from trtforge.errors.engine import EngineAmbiguous
+from trtforge.errors.engine import EngineAmbiguous, EngineNotFound
+from trtforge.kinds import ENGINE, kind_at, refuse_other
 
 DEFAULT_STORES = Path("engines")
 _VERSION = re.compile(r"[1-9][0-9]*")
@@ -22,13 +23,15 @@ def find_engine(reference: str | Path, *, store_root: Path = DEFAULT_STORES) -> 
     last parts of such a path (`resnet50`, `resnet50/3`, `a100/resnet50`, `a100/resnet50/3`), looked for in
     ``store_root`` and in the stores under it. Without a version the newest is meant.
 
-    Raises ENG101, ENG102, ENG104, ENG106, ENG107, ENG108, ENG109.
+    Raises ENG101, ENG102, ENG104, ENG106, ENG107, ENG108, ENG109, USE107.
     """
     path = Path(reference)
     with explained(path, f"look for the engine {str(reference)!r}"):
         if ".." in path.parts:
             path = path.resolve()  # an engine's name and version are read off its path
         if path.is_file():
+            if kind_at(path.parent) is not ENGINE:
+                _refuse_file(path)
             path = path.parent
         if (path / MANIFEST).exists():
             return read_version(path)
@@ -37,6 +40,17 @@ def find_engine(reference: str | Path, *, store_root: Path = DEFAULT_STORES) -> 
         if path.is_dir() and _VERSION.fullmatch(path.name):
             return read_version(path)  # which says that the manifest is missing
         return _by_name(path, store_root)
+
+
+def _refuse_file(path: Path) -> None:
+    """A file that is none of an engine's. Raises USE107, or ENG106 where nobody knows what it is."""
+    refuse_other(path, ENGINE)
+    raise EngineNotFound(
+        f"{path.name} is no engine",
+        where=str(path),
+        why=f"it lies beside no {MANIFEST}; {ENGINE.about}",
+        next="build one: `trtforge build RECIPE`",
+    )
 
 
 def _by_name(name: Path, store_root: Path) -> EngineVersion:

@@ -18,8 +18,7 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
@@ -27,17 +26,18 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 from trtforge import __version__
 from trtforge.digest import canonical_json, sha256_bytes, sha256_file
 from trtforge.engines.key import engine_key
+from trtforge.engines.kit_errors import KIT, WRITE_ONE, damaged, not_unpacked, told_as_damage
 from trtforge.engines.manifest import FileRecord, seal
 from trtforge.engines.records import Doc, RecordError, from_json, json_schema, parse, to_json
 from trtforge.engines.signature import Signature
-from trtforge.errors.kit import KitDamaged, KitNotOpened, KitNotWritten, KitOfAnotherVersion, KitUnsafe
+from trtforge.errors.kit import KitNotOpened, KitNotWritten, KitOfAnotherVersion, KitUnsafe
 from trtforge.files import atomic_open
 
 if TYPE_CHECKING:
     from trtforge.engines.signature import Signer, Trusted
     from trtforge.engines.zstd import Reader
 
-KIT, SIGNATURE = "kit.json", "kit.sig"
+SIGNATURE = "kit.sig"
 SUFFIX = ".kit.tar.zst"
 SCHEMA_VERSION = 2
 MAX_HEAD = 64 << 20
@@ -47,7 +47,6 @@ MAX_BYTES = 64 << 30
 MAX_RATIO, ANY_RATIO_BELOW = 200, 1 << 30
 """Weights get at most some times smaller. Content of a GiB or more that claims to be 200 times its file is a bomb."""
 
-WRITE_ONE = "`trtforge build RECIPE --kit`"
 CHUNK = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}")
@@ -162,17 +161,17 @@ def read_kit(path: Path, *, into: Path | None = None, trusted: Trusted | None = 
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
-        raise _not_unpacked(into, error.strerror or str(error)) from error
+        raise not_unpacked(into, error.strerror or str(error)) from error
     return kit
 
 
 def _read(path: Path, sink: Callable[[str], BinaryIO | None], trusted: Trusted | None, room: int | None = None) -> Kit:
     from trtforge.engines.zstd import MAGIC, Reader
 
-    with _open(path) as stream, _told_as_damage(path):
+    with _open(path) as stream, told_as_damage(path):
         if not (start := stream.read(len(MAGIC))).startswith(MAGIC):
             old = ": a kit of an older trtforge, or not a kit" if start else ""
-            raise _damaged(path, f"it is not compressed by zstd{old}")
+            raise damaged(path, f"it is not compressed by zstd{old}")
         stream.seek(0)
         packed = Reader(stream)
         packed.allow(HEADER)
@@ -187,7 +186,7 @@ def _check_end(path: Path, unpacked: BinaryIO, packed: Reader) -> None:
     """Behind the end mark there is only padding, to a full record; anything else was appended by someone."""
     rest = unpacked.read(2 * tarfile.RECORDSIZE)
     if rest.strip(b"\0") or len(rest) == 2 * tarfile.RECORDSIZE or packed.rest():
-        raise _damaged(path, "there is something behind its end")
+        raise damaged(path, "there is something behind its end")
 
 
 def _open(path: Path) -> BinaryIO:
@@ -229,19 +228,19 @@ def _members(
         _check_safe(path, entry)
         record = info.members.get(entry.name)
         if record is None or entry.name in seen or entry.size != record.size:
-            raise _damaged(path, f"the member {entry.name!r} is not one that {KIT} lists, or is there twice")
+            raise damaged(path, f"the member {entry.name!r} is not one that {KIT} lists, or is there twice")
         seen.add(entry.name)
         packed.allow(entry.size + HEADER)
         _copy_member(path, archive, entry, record, sink(entry.name))
         entry = following()
     if missing := sorted(info.members.keys() - seen):
-        raise _damaged(path, f"the member {missing[0]!r} is missing")
+        raise damaged(path, f"the member {missing[0]!r} is missing")
     return Kit(info, signature)
 
 
 def _head(path: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo | None, packed: Reader) -> KitInfo:
     if entry is None or entry.name != KIT or not entry.isreg() or entry.size > MAX_HEAD:
-        raise _damaged(path, f"its first member is not {KIT}")
+        raise damaged(path, f"its first member is not {KIT}")
     packed.allow(entry.size + HEADER)
     value = parse(cast(BinaryIO, archive.extractfile(entry)).read())
     version = value.get("schema") if isinstance(value, dict) else None
@@ -254,15 +253,15 @@ def _head(path: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo | None, p
         )
     info = from_json(KitInfo, value)
     if info.seal != seal(value):
-        raise _damaged(path, f"{KIT} was changed: its seal is {info.seal[:12]}, the rest digests to {seal(value)[:12]}")
+        raise damaged(path, f"{KIT} was changed: its seal is {info.seal[:12]}, the rest digests to {seal(value)[:12]}")
     if info.key != engine_key(info.key_inputs):
-        raise _damaged(path, f"{KIT} contradicts itself: its key is not that of its inputs")
+        raise damaged(path, f"{KIT} contradicts itself: its key is not that of its inputs")
     # Both become names of folders on the device.
     if bad := [name for name in (info.engine, info.recipe_name) if not _PLAIN.fullmatch(name)]:
-        raise _damaged(path, f"{KIT}: {bad[0]!r} is no name of an engine or a recipe")
+        raise damaged(path, f"{KIT}: {bad[0]!r} is no name of an engine or a recipe")
     inside = (str(folder) in info.members for name in info.members for folder in PurePosixPath(name).parents)
     if any(inside) or any(record.size < 0 for record in info.members.values()):
-        raise _damaged(path, f"{KIT}: a member has less than no bytes, or is the folder of another")
+        raise damaged(path, f"{KIT}: a member has less than no bytes, or is the folder of another")
     return info
 
 
@@ -277,16 +276,16 @@ def _check_size(path: Path, info: KitInfo, room: int | None) -> None:
             next="do not use it; get the kit again from the machine that built it",
         )
     if room is not None and info.size > room:
-        raise _not_unpacked(path, f"it unpacks to {info.size:,} bytes; {room:,} are free")
+        raise not_unpacked(path, f"it unpacks to {info.size:,} bytes; {room:,} are free")
 
 
 def _signature(path: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo) -> Signature:
     if not entry.isreg() or entry.size > MAX_SIGNATURE:
-        raise _damaged(path, f"{SIGNATURE} is no signature")
+        raise damaged(path, f"{SIGNATURE} is no signature")
     try:
         return from_json(Signature, parse(cast(BinaryIO, archive.extractfile(entry)).read()))
     except RecordError as error:
-        raise _damaged(path, f"{SIGNATURE}: {error}") from error
+        raise damaged(path, f"{SIGNATURE}: {error}") from error
 
 
 def _check_safe(path: Path, entry: tarfile.TarInfo) -> None:
@@ -317,7 +316,7 @@ def _copy_member(
         if sink is not None:
             sink.close()
     if digest.hexdigest() != record.sha256:
-        raise _damaged(path, f"the member {entry.name!r} has another digest than {KIT} says")
+        raise damaged(path, f"the member {entry.name!r} has another digest than {KIT} says")
 
 
 def _create(path: Path) -> BinaryIO:
@@ -360,40 +359,3 @@ def _entry(name: str, size: int) -> tarfile.TarInfo:
     entry = tarfile.TarInfo(name)  # time 0, owner 0, mode 0644
     entry.size = size
     return entry
-
-
-@contextmanager
-def _told_as_damage(path: Path) -> Iterator[None]:
-    from trtforge.engines.zstd import TooMuch, ZstdError
-
-    try:
-        yield
-    except RecordError as error:
-        raise _damaged(path, f"{KIT}: {error}") from error
-    except TooMuch as error:
-        raise KitUnsafe(
-            "the kit is not safe to unpack",
-            where=str(path),
-            why=str(error),
-            next="do not use it; get the kit again from the machine that built it",
-        ) from error
-    except (tarfile.TarError, ZstdError, EOFError, ValueError, TypeError, RecursionError) as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _not_unpacked(where: Path, why: str) -> KitNotWritten:
-    return KitNotWritten(
-        "the kit could not be unpacked",
-        where=str(where),
-        why=why,
-        next="make room, or let TRTFORGE_CACHE name a folder on another disk",
-    )
-
-
-def _damaged(path: Path, why: str) -> KitDamaged:
-    return KitDamaged(
-        "the kit is damaged",
-        where=str(path),
-        why=why,
-        next=f"copy it again (in binary mode), or write it again with {WRITE_ONE}",
-    )

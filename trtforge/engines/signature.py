@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ def _ed25519_private(key: object, path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     if not isinstance(key, Ed25519PrivateKey):
-        raise _unusable(path, f"it is a {_kind(key)}, not ed25519", MAKE_ONE)
+        raise _unusable(path, f"it is {_kind(key)}, not ed25519", MAKE_ONE)
     return key
 
 
@@ -183,13 +184,16 @@ def _ed25519_public(found: Sequence[object], path: Path) -> tuple[Ed25519PublicK
     keys = tuple(key for key in found if isinstance(key, Ed25519PublicKey))
     if not keys or len(keys) != len(found):
         others = [_kind(key) for key in found if not isinstance(key, Ed25519PublicKey)]
-        why = f"it holds a {others[0]}, not ed25519" if others else "it holds no key"
+        why = f"it holds {others[0]}, not ed25519" if others else "it holds no key"
         raise _unusable(path, why, "name the .pub file of an ed25519 key")
     return keys
 
 
 def _kind(key: object) -> str:
-    return type(key).__name__.lstrip("_")
+    """`an RSA key`, of the library's classes RSAPublicKey, EllipticCurvePrivateKey and so on."""
+    name = re.sub(r"(Public|Private)(Key|Numbers).*", "", type(key).__name__.lstrip("_"))
+    said = {"EllipticCurve": "ECDSA"}.get(name, name)
+    return f"{'an' if said[:1] in 'AEIORX' else 'a'} {said} key"
 
 
 def _serialization() -> ModuleType:

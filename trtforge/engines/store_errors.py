@@ -18,6 +18,7 @@ from trtforge.errors.engine import (
     StoreUnreadable,
 )
 from trtforge.files import without_temporary_name
+from trtforge.memory import human_bytes
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -40,7 +41,7 @@ def _translated(error: OSError, root: Path, doing: str, needs: int) -> TrtforgeE
         return StoreFull(
             f"could not {doing}: the disk is full",
             where=where,
-            why=f"{said}: {megabytes(needs)} are needed, {megabytes(_free(root))} are free" if needs else said,
+            why=f"{said}: {human_bytes(needs)} are needed, {human_bytes(_free(root))} are free" if needs else said,
             next="delete versions that are no longer served, or build with `--store PATH` on another disk",
         )
     if error.errno in _READ_ONLY and doing.startswith(("read", "look for", "list")):
@@ -87,10 +88,6 @@ def _in_the_way(path: Path) -> Path:
         if part.exists() and not part.is_dir():
             return part
     return path
-
-
-def megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
 
 
 def _free(root: Path) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trtforge.backends.base import Session
 from trtforge.errors.verify import NothingToVerify, VerificationMissed
+from trtforge.evaluate.bounds import told
 from trtforge.evaluate.dice import dice, mean
 from trtforge.progress import QUIET, Progress
 from trtforge.recipe.models import Engine
@@ -63,9 +64,10 @@ class LabelsReport:
         if self.passed:
             return None
         worst = self.worst
+        value, bound = told(self.value, self.at_least)
         classes = ", ".join(f"{name} {score:.4f}" for name, score in worst.dice.items())
         return VerificationMissed(
-            f"the engine misses its bound: dice {self.value:.6g}, at least {self.at_least:g} is asked for",
+            f"the engine misses its bound: dice {value}, at least {bound} is asked for",
             where=where,
             why=f"worst of {len(self.rows)} volumes: {worst.id!r} with {classes}",
             next="calibrate with volumes like that one, keep sensitive nodes in float with `quantize.skip`, "

@@ -14,6 +14,7 @@ from trtforge.backends.base import Session
 from trtforge.backends.batching import results
 from trtforge.backends.sqnr import Sqnr
 from trtforge.errors.verify import NothingToVerify, OutputsDiffer, VerificationMissed
+from trtforge.evaluate.bounds import told
 from trtforge.evaluate.metrics import cosine, max_abs_error, sqnr_db, top1
 from trtforge.progress import QUIET, Progress
 from trtforge.samples.base import Sample, SampleSet
@@ -93,11 +94,12 @@ class ParityReport:
 
     def missed(self, *, where: str) -> VerificationMissed | None:
         """The error to raise when the bound was missed, None otherwise. ``where``: the engine, for the message."""
-        if self.passed in (None, True):
+        if self.at_least is None or self.passed:
             return None
+        value, bound = told(self.value, self.at_least)
         worst = getattr(self.worst, self.metric)
         return VerificationMissed(
-            f"the engine misses its bound: {self.metric} {self.value:.6g}, at least {self.at_least:g} is asked for",
+            f"the engine misses its bound: {self.metric} {value}, at least {bound} is asked for",
             where=where,
             why=f"worst of {len(self.rows)} samples: {self.worst.id!r} with {self.metric} {worst:.6g}",
             next="calibrate with samples like that one, keep sensitive nodes in float with `quantize.skip`, "

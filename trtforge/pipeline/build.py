@@ -302,7 +302,8 @@ def _facts(prepared: Prepared, report: Mapping[str, Any], parity: Mapping[str, A
         ours = any(lowering == "trtforge" for _, lowering in counts)
         lines.append(f"plugins: {listed}" + ("; our kernels have not run on hardware" if ours else ""))
     if parity is not None:
-        lines.append(
-            f"parity: {parity['metric']} {parity['value']:.6f}, bound {parity['at_least']:g}; {parity['measured_on']}"
-        )
+        from trtforge.evaluate.bounds import told
+
+        value, bound = told(parity["value"], parity["at_least"])
+        lines.append(f"parity: {parity['metric']} {value}, bound {bound}; {parity['measured_on']}")
     return lines

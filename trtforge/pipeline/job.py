@@ -71,17 +71,23 @@ class Job:
         calibration = self.engine.calibration
         if calibration is None or calibration.set is None or self.engine.precision != "int8":
             return None
-        return self._open(calibration.set, calibration.samples)
+        return self._open("calibration", calibration.set, calibration.samples)
 
     @cached_property
     def verify_set(self) -> FileSamples | VolumeSamples | None:
         verify = self.engine.verify
         if verify is None:
             return None
-        return self._open(verify.set, verify.samples)
+        return self._open("verify", verify.set, verify.samples)
 
-    def _open(self, path: str, limit: int | None) -> FileSamples | VolumeSamples:
-        return open_set(self.recipe.resolve(path), self.sample_inputs, limit=limit, windows=self.engine.sliding)
+    def _open(self, key: str, path: str, limit: int | None) -> FileSamples | VolumeSamples:
+        return open_set(
+            self.recipe.resolve(path),
+            self.sample_inputs,
+            limit=limit,
+            windows=self.engine.sliding,
+            named_at=self.recipe.place(("engines", self.name, key, "set")),
+        )
 
     @cached_property
     def sample_inputs(self) -> dict[str, InputSpec]:

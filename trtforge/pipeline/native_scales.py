@@ -39,7 +39,7 @@ def calibrate(job: Job, *, progress: Progress) -> ScaleTable:
             why=here.why,
             next="run this on the device, or calibrate on this CPU: trtforge calibrate RECIPE",
         )
-    model = measured(job, surgery(job).model)
+    model = measured(job, surgery(job, progress=progress).model)
     with workdir() as folder:
         request = CompileRequest(model, None, job.engine, job.target, folder, progress=progress)
         cache = gather(request, samples, known_features(here.version))

@@ -20,7 +20,7 @@ from trtforge.graph import io
 from trtforge.graph.digests import digests
 from trtforge.graph.model import Digests, Model
 from trtforge.graph.surgery import SurgeryResult, perform
-from trtforge.pipeline import plugins
+from trtforge.pipeline import linted, plugins
 from trtforge.pipeline.classes import check_classes
 from trtforge.pipeline.job import Job, tool_versions
 from trtforge.pipeline.plugins import Planned
@@ -54,10 +54,10 @@ class Prepared:
         return self.planned.model
 
 
-def surgery(job: Job) -> SurgeryResult:
+def surgery(job: Job, *, progress: Progress = QUIET) -> SurgeryResult:
     """Load the job's model and run its surgery passes. Raises ONX errors."""
     try:
-        return perform(io.load(job.model.path), plugins.steps(job))
+        return perform(io.load(job.model.path), plugins.steps(job), progress=progress)
     except UnknownPass as error:
         raise plugins.unknown(job, error) from error
 
@@ -89,14 +89,15 @@ def known_scales(job: Job, model: Model) -> ScaleTable | None:
 def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Prepared:
     """Surgery, then calibration (or the table the recipe names). ``fresh`` ignores a cached table.
 
-    Raises ONX, CAL errors.
+    Says first what lint finds. Raises LintFailed (LNT101), ONX, CAL errors.
     """
-    result = surgery(job)
+    result = surgery(job, progress=progress)
+    named = ScaleTable.load(job.scales_file) if job.scales_file is not None else None
+    linted.check(job, result.model, named, progress)
     check_classes(job, result.model)
     source = measured(job, result.model)
     identity = digests(source)
-    if job.scales_file is not None:
-        table = ScaleTable.load(job.scales_file)
+    if (table := named) is not None and job.scales_file is not None:
         said = preprocessing(job.sample_inputs)
         check_matches(table, identity, preprocessing=said, where=str(job.scales_file), next=RECALIBRATE)
         return _planned(job, result, identity, table, job.scales_file, reused=True)
@@ -107,6 +108,7 @@ def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Pre
     # Builds for two targets may need the same table at once: the second waits and finds it made.
     with FileLock(path.with_suffix(".lock")):
         if not fresh and (cached := _cached(path, progress)) is not None:
+            path.with_suffix(".part").unlink(missing_ok=True)  # of a run that was killed right behind its end
             return _planned(job, result, identity, cached, path, reused=True)
         made = _calibrate(job, source, path, fresh, progress)
     return _planned(job, result, identity, made, path, reused=False)
@@ -126,7 +128,12 @@ def _calibrate(job: Job, model: Model, path: Path, fresh: bool, progress: Progre
     if fresh:
         checkpoint.unlink(missing_ok=True)
     fused = job.engine.calibration.method == "minmax-fused"
-    table = collect(model, job.calibration_set, progress=progress, checkpoint=checkpoint, fused=fused)
+    try:
+        table = collect(model, job.calibration_set, progress=progress, checkpoint=checkpoint, fused=fused)
+    except KeyboardInterrupt:
+        if checkpoint.exists():
+            progress.log(f"{job.name}: what is calibrated so far is kept; the same command goes on from there")
+        raise
     table.save(path)
     checkpoint.unlink(missing_ok=True)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +15,17 @@ from trtforge.backends import registry
 from trtforge.backends.base import Session
 from trtforge.backends.nvidia.driver import driver_problem
 from trtforge.engines.machine import compute_capability
-from trtforge.errors.backend import BadBuildTimeout, BadThreads, NeedsDevice
+from trtforge.errors.backend import BadBuildTimeout, BadThreads
 from trtforge.errors.base import TrtforgeError
+from trtforge.errors.engine import ForeignGpu
 from trtforge.errors.environment import MissingPackage, NoGpu
 from trtforge.errors.tune import CannotTune
+from trtforge.errors.usage import WouldOverwrite
 from trtforge.pipeline.build import build
 from trtforge.pipeline.job import Job, plan
 from trtforge.progress import QUIET, Progress
 from trtforge.recipe.load import LoadedRecipe, load
+from trtforge.recipe.paths import project_root
 from trtforge.targets.load import get
 from trtforge.tune.load import Stream, under_load
 from trtforge.tune.space import Combination, Measured, Setting, Unit
@@ -47,21 +51,20 @@ class Tuned:
         return load(self.path, overrides=self.overrides, only=[self.engine])
 
     def check_here(self) -> None:
-        """This machine can build the engine and run it. Raises KIT101, ENV101, ENV301; nothing was built."""
+        """This machine can build the engine and run it. Raises ENV101, ENV301, ENG206; nothing was built."""
         backend, target = registry.get(self.recipe.recipe.backend), self.recipe.target
         there, here = backend.availability(), compute_capability()
         any_gpu = self.recipe.recipe.engines[self.engine].builder.hardware_compatibility != "none"
-        what, again = f"{self.engine} cannot be measured on this machine", "give the same command on the device"
-        if not there.can_compile:
-            again += f"\nif this is it: {there.next}" if there.next else ""
-            raise NeedsDevice(what, where=f"target {target.key}", why=there.why, next=again)
-        if not there.can_run:
+        what, where = f"{self.engine} cannot be measured on this machine", f"target {target.key}"
+        again = f"give the same command on the device, {target.name}"
+        if not (there.can_compile and there.can_run):
             kind = NoGpu if driver_problem() else MissingPackage
-            next_ = there.next if kind is MissingPackage else f"give the same command on a machine with {target.name}"
-            raise kind(what, where=f"target {target.key}", why=there.why, next=next_)
+            if there.next and (kind is MissingPackage or not there.can_compile):
+                again += f"; if this is it:\n{there.next}"
+            raise kind(what, where=where, why=there.why, next=again)
         if not any_gpu and None not in (here, target.sm) and here != target.sm:
             why = f"{target.name} has SM {target.sm}; this machine has SM {here}"
-            raise NeedsDevice(what, where=f"target {target.key}", why=why, next=again)
+            raise ForeignGpu(what, where=where, why=why, next=again)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -140,6 +143,26 @@ class Tuned:
         for _ in range(setting.streams):
             session = job.backend.load(version.path, version.manifest.report)
             streams.append(Stream(session, feeds(session)))
+
+    def recipe_path(self, unit: str, folder: Path) -> Path:
+        """Where the recipe of a unit's setting goes: into the folder of results where a recipe there may extend the one
+        that is tuned, else beside that one.
+
+        Raises WouldOverwrite (USE111) for a recipe of that name beside it that no sweep wrote.
+        """
+        inside = folder.absolute() / f"{unit}.yaml"
+        root = project_root(Path(os.path.normpath(inside)))
+        if all(file.is_relative_to(root) for file in self.recipe.files):
+            return folder / inside.name
+        path = self.path.with_name(f"{self.path.stem}-{self.engine}-{unit}.yaml")
+        if path.exists() and not path.read_bytes().startswith(f"# {unit}: batch ".encode()):
+            raise WouldOverwrite(
+                "the recipe of the best setting would be written over a file of yours",
+                where=str(path),
+                why=f"a recipe in {folder} could not extend {self.path}, outside of whose project it is",
+                next="move that file away, or let --out name a folder of the project",
+            )
+        return path
 
     def target_of(self, unit: str) -> str:
         """The key of the target that the engines of a unit are for."""

@@ -7,6 +7,7 @@ an imported scale) survives unchanged.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -134,17 +135,19 @@ def parse_strictly(text: str, *, where: str) -> Any:
         return json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
     except json.JSONDecodeError as error:
         at = f"{where}:{error.lineno}:{error.colno}"
-        raise _invalid(at, _guess_kind(text) or f"not JSON: {error.msg}") from error
+        if text.startswith("TRT-"):
+            raise _a_cache(where) from error
+        raise _invalid(at, f"not JSON: {error.msg}" if text.strip() else "the file is empty") from error
     except RecursionError as error:
         raise _invalid(where, "not JSON: nested too deeply") from error
-    except ValueError as error:  # an integer of thousands of digits
-        raise _invalid(where, f"a number cannot be read: {error}") from error
+    except ValueError as error:  # Python's limit, of which its own words say how to lift it in a program
+        raise _invalid(where, "it holds an integer of thousands of digits, which is no range") from error
 
 
 def from_json(value: Any, *, where: str = "") -> ScaleTable:
     top = _object(value, where, "the file")
     if top.get("format") != FORMAT:
-        raise _invalid(where, f'`format` is {top.get("format")!r}, not "{FORMAT}"')
+        raise _invalid(where, f'`format` is {_shown(top.get("format"))}, not "{FORMAT}"')
     version = top.get("version")
     if isinstance(version, int) and version > VERSION:
         raise ScalesTooNew(
@@ -154,7 +157,7 @@ def from_json(value: Any, *, where: str = "") -> ScaleTable:
             next="upgrade trtforge, or run `trtforge calibrate RECIPE` here",
         )
     if version != VERSION or isinstance(version, bool):
-        raise _invalid(where, f"`version` is {version!r}, not {VERSION}")
+        raise _invalid(where, f"`version` is {_shown(version)}, not {VERSION}")
     _fields(top, SCHEMA["required"], where, "the file")
     ranges = _object(top["ranges"], where, "`ranges`")
     return ScaleTable(
@@ -170,9 +173,9 @@ def _range(name: str, value: Any, where: str) -> TensorRange:
     _fields(entry, ["amax", "min", "max", "count"], where, what)
     for key in ("amax", "min", "max"):
         if not isinstance(entry[key], int | float) or isinstance(entry[key], bool):
-            raise _invalid(where, f"`{key}` of {what} is {entry[key]!r}, not a number")
+            raise _invalid(where, f"`{key}` of {what} is {_shown(entry[key])}, not a number")
     if not isinstance(entry["count"], int) or isinstance(entry["count"], bool):
-        raise _invalid(where, f"`count` of {what} is {entry['count']!r}, not an integer")
+        raise _invalid(where, f"`count` of {what} is {_shown(entry['count'])}, not an integer")
     try:
         amax, low, high = float(entry["amax"]), float(entry["min"]), float(entry["max"])
     except OverflowError as error:
@@ -194,7 +197,7 @@ def _receipt(value: Any, where: str) -> Receipt:
     _fields(entry, list(Receipt.__dataclass_fields__), where, "`receipt`")
     for key in ("method", "set_digest", "model_graph", "model_weights"):
         if not isinstance(entry[key], str):
-            raise _invalid(where, f"`receipt.{key}` is {entry[key]!r}, not a string")
+            raise _invalid(where, f"`receipt.{key}` is {_shown(entry[key])}, not a string")
     uncovered = entry["uncovered"]
     if not isinstance(uncovered, list) or not all(isinstance(name, str) for name in uncovered):
         raise _invalid(where, "`receipt.uncovered` is not a list of strings")
@@ -212,7 +215,7 @@ def _receipt(value: Any, where: str) -> Receipt:
 
 def _object(value: Any, where: str, what: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise _invalid(where, f"{what} is {type(value).__name__}, not an object")
+        raise _invalid(where, f"{what} is {_kind(value)}, not an object")
     return dict(value)
 
 
@@ -241,7 +244,23 @@ def _invalid(where: str, why: str) -> ScalesFileInvalid:
     )
 
 
-def _guess_kind(text: str) -> str:
-    if text.startswith("TRT-"):
-        return "this is a TensorRT calibration cache; `trtforge scales convert` reads it"
-    return "the file is empty" if not text.strip() else ""
+def _a_cache(where: str) -> ScalesFileInvalid:
+    made = Path(where).with_suffix(".scales.json")
+    convert = shlex.join(["trtforge", "scales", "convert", where, str(made), "--to", "json"])
+    return ScalesFileInvalid(
+        "the scales file cannot be read",
+        where=where,
+        why="this is a TensorRT calibration cache, and trtforge's own JSON is needed here",
+        next=f"{convert}\nand name {made.name} in its place",
+    )
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON writes it, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "null", bool: "a boolean", str: "a string", list: "an array"}
+    return names.get(type(value), "a number")

@@ -173,8 +173,15 @@ def _unknown(key: str) -> UnknownTarget:
     # "orin-agx-64gb" lacks the accelerator, "a100" its form: completions are better answers than similar spellings
     near = [name for name in known if name.startswith((f"{key.lower()}/", f"{key.lower()}-"))]
     near = near or [name for name in known if name == key.lower()] or get_close_matches(key.lower(), known, cutoff=0.5)
-    why = f"did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else f"known: {', '.join(known)}"
-    return UnknownTarget(f"there is no target `{key}`", why=why, next="trtforge targets")
+    what = f"there is no target `{key}`"
+    if not near:
+        return UnknownTarget(what, why=f"known: {', '.join(known)}", next="trtforge targets")
+    said = "did you mean" if len(near) <= 3 else "name one in full:"
+    return UnknownTarget(
+        what,
+        why="no key of the table of targets is called so",
+        next=f"{said} {', '.join(near)}{'?' if len(near) <= 3 else ';'} trtforge targets lists all",
+    )
 
 
 @lru_cache(maxsize=1)

@@ -43,7 +43,7 @@ class Journal:
             raise JournalOfAnother(
                 "the measurements there are of something else",
                 where=str(self.path),
-                why=f"{', '.join(differing) or 'what was measured'} differs",
+                why=f"{', '.join(differing) or 'what was measured'} differ{'' if len(differing) > 1 else 's'}",
                 next=f"name another folder: --out FOLDER; or measure anew: rm {shlex.quote(str(self.path))}",
             )
         for line in lines[1:]:

@@ -67,9 +67,10 @@ class OnnxruntimeBackend:
             model, form, facts = _int8(floating, request)
             config = dict(form.config)
         folder = request.workdir / "onnxruntime"
-        save(model, folder / ENGINE_FILE)
         try:
-            session = open_file(folder / ENGINE_FILE, config)
+            with request.progress.task("compile for this CPU", None):
+                save(model, folder / ENGINE_FILE)
+                session = open_file(folder / ENGINE_FILE, config)
         except SessionRefused as error:
             raise refused(error.why) from error
         return CompileResult(

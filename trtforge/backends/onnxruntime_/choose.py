@@ -12,6 +12,7 @@ from trtforge.backends.onnxruntime_.lowering import lower
 from trtforge.backends.onnxruntime_.rewrite import LoweringReport
 from trtforge.backends.onnxruntime_.selfcheck import MEAN_DB, SINGLE_DB, SelfCheck, Verdict
 from trtforge.graph.model import Model
+from trtforge.progress import Task
 from trtforge.targets.host import HostFacts
 
 FASTER = 1.1
@@ -37,9 +38,11 @@ def choose(floating: Model, quantized: Model, request: CompileRequest, host: Hos
     if not probes:
         request.progress.warn("no samples to check INT8 kernels with: the engine simulates INT8 in float, slower")
         return Choice(quantized, EXACT)
-    check = SelfCheck(floating, quantized, EXACT.config, probes)
     verdicts: list[Verdict] = []
-    lowered = _first_worth_it(check, floating, quantized, request, host, verdicts)
+    with request.progress.task("choosing the INT8 form for this CPU", None) as task:
+        task.note("the FP32 model and the exact form first")
+        check = SelfCheck(floating, quantized, EXACT.config, probes)
+        lowered = _first_worth_it(check, floating, quantized, request, host, verdicts, task)
     record = {
         "mean_allowed_db": MEAN_DB,
         "single_allowed_db": SINGLE_DB,
@@ -60,31 +63,29 @@ def _first_worth_it(
     request: CompileRequest,
     host: HostFacts,
     verdicts: list[Verdict],
+    task: Task,
 ) -> tuple[Form, Model, LoweringReport] | None:
     """Judge one form after another until one is right and faster; every verdict is appended to ``verdicts``."""
     assert request.scales is not None
     forms = candidates(host)
     judged: set[tuple[str, ...]] = set()
-    with request.progress.task("choosing the INT8 form for this CPU", None) as task:  # the first good one ends it
-        for number, form in enumerate(forms, start=1):
-            task.note(f"trying {form.name}, {number} of at most {len(forms)}")
-            task.advance()
-            if form.slack is None:
-                continue
-            model, report = lower(
-                quantized, floating, request.scales, slack=form.slack, signed_weights=form.signed_weights
-            )
-            graph = (form.signed_weights, *report.extra_pairs)
-            if graph in judged:
-                continue  # a more careful form that found nothing to be careful about
-            judged.add(graph)
-            verdict = check.judge(form.name, model, form.config)
-            verdicts.append(verdict)
-            if verdict.right:
-                verdict.speedup = check.speedup(model, form.config)
-                if verdict.speedup >= FASTER:
-                    return form, model, report
-                verdict.why = f"right, but not {FASTER}x as fast as the exact form"
+    for number, form in enumerate(forms, start=1):
+        task.note(f"trying {form.name}, {number} of at most {len(forms)}")
+        task.advance()
+        if form.slack is None:
+            continue
+        model, report = lower(quantized, floating, request.scales, slack=form.slack, signed_weights=form.signed_weights)
+        graph = (form.signed_weights, *report.extra_pairs)
+        if graph in judged:
+            continue  # a more careful form that found nothing to be careful about
+        judged.add(graph)
+        verdict = check.judge(form.name, model, form.config)
+        verdicts.append(verdict)
+        if verdict.right:
+            verdict.speedup = check.speedup(model, form.config)
+            if verdict.speedup >= FASTER:
+                return form, model, report
+            verdict.why = f"right, but not {FASTER}x as fast as the exact form"
     return None
 
 

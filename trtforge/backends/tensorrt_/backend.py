@@ -25,6 +25,7 @@ from trtforge.digest import sha256_file
 from trtforge.errors.backend import NeedsDevice, PlanNotAsAsked
 from trtforge.errors.native import DlaNotHere, EngineNotAsAsked, NotOffered
 from trtforge.files import write_bytes
+from trtforge.memory import human_bytes
 from trtforge.targets.load import version_tuple
 
 if TYPE_CHECKING:
@@ -375,7 +376,7 @@ def _border_scales(request: CompileRequest, engine: Mapping[str, Any]) -> dict[s
 
 
 def _summary(compiled: Compiled, report: Mapping[str, Any]) -> str:
-    parts = [f"plan {report['plan_bytes'] / 1e6:.1f} MB"]
+    parts = [f"plan {human_bytes(report['plan_bytes'])}"]
     if report["dla"] is not None:
         count = report["devices"] or {}
         parts.append(

@@ -15,6 +15,7 @@ from trtforge.digest import sha256_file
 from trtforge.errors.backend import Int8NotKept, PlanNotAsAsked, PlanNotReadable, RtxRequestRefused, SmNotSupported
 from trtforge.errors.environment import MissingPackage
 from trtforge.files import write_json
+from trtforge.memory import human_bytes
 
 if TYPE_CHECKING:
     from trtforge.backends.nvidia.answer import Compiled
@@ -77,10 +78,11 @@ class TensorRTRtxBackend:
         from trtforge.graph.io import save
         from trtforge.surgery.compiler_graph import for_compiler
 
-        graph, facts = _lower(request)
-        names.make_matchable(graph.proto)
         onnx, plan = request.workdir / "graph" / "model.onnx", request.workdir / ENGINE_FILE
-        save(graph, onnx)
+        with request.progress.task("write the graph for TensorRT-RTX", None):
+            graph, facts = _lower(request)
+            names.make_matchable(graph.proto)
+            save(graph, onnx)
         kinds = plugins.kinds_in(graph)
         parsed = request.workdir / "compiler" / "model.onnx" if kinds else onnx
         if kinds:
@@ -290,7 +292,7 @@ def _summary(compiled: Compiled, header: PlanHeader, count: Int8Count, layers: l
         parts = ["INT8 layers cannot be counted in plans of this version"]
     if in_float := _float_convolutions(layers):
         parts.append(f"{in_float} convolution{'s' if in_float > 1 else ''} in floating point")
-    size = f"plan {(header.declared_size or 0) / 1e6:.1f} MB for SM {', '.join(header.sms or ())}"
+    size = f"plan {human_bytes(header.declared_size or 0)} for SM {', '.join(header.sms or ())}"
     return f"TensorRT-RTX {compiled.version}: {'; '.join([', '.join(parts), size] if parts else [size])}"
 
 
