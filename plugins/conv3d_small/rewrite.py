@@ -40,6 +40,7 @@ class Conv3dSmallRule(Rule):
     """
 
     name = NAME
+    begins = "Conv"
 
     def requires(self, view: View) -> str:
         if view.opset >= OPSET:
@@ -52,10 +53,10 @@ class Conv3dSmallRule(Rule):
     def match(self, anchor: NodeProto, view: View) -> Match:
         weight = view.constant_shape(anchor.input[1])
         if weight is None or len(weight) != 5:
-            raise NotHere
+            raise NotHere("its kernel has not three dimensions")
         is_last = anchor.output[0] in view.index.outputs
         if weight[1] != 1 and not is_last:
-            raise NotHere
+            raise NotHere("it reads several channels, as the first does not, and makes no output, as the last does")
         bias = anchor.input[2] if len(anchor.input) > 2 else ""
         if bias and view.constant_shape(bias) is None:
             raise Near(f"its bias {bias!r} is computed in the graph")

@@ -41,6 +41,7 @@ class InstanceNormReluRule(Rule):
     """
 
     name = NAME
+    begins = "InstanceNormalization"
 
     def requires(self, view: View) -> str:
         if view.opset >= OPSET:
@@ -58,7 +59,7 @@ class InstanceNormReluRule(Rule):
         if activation is None:
             other = next((node for node in readers if is_op(node, "LeakyRelu", "PRelu", "Elu", "Clip")), None)
             if other is None:
-                raise NotHere
+                raise NotHere("no activation is behind it")
             raise Near(f"the activation behind it is {other.op_type}, and the plugin computes Relu")
         for what, name in (("scale", scale), ("bias", bias)):
             if view.constant_shape(name) is None:

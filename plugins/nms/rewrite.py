@@ -38,6 +38,7 @@ class NmsRule(Rule):
     """
 
     name = NAME
+    begins = "NonMaxSuppression"
 
     def requires(self, view: View) -> str:
         if view.opset >= OPSET:
@@ -205,7 +206,7 @@ def _limits(anchor: NodeProto, tail: Tail, scores: _Scores, threshold: float, vi
     most = _given(anchor, 2, "a class's number of boxes", view)
     overlap = _given(anchor, 3, "overlap", view)
     if not most:
-        raise NotHere
+        raise NotHere("it keeps no box")
     if most < min(tail.keep, scores.count):
         raise Near(
             f"it keeps at most {int(most)} boxes of a class and {tail.keep} of an image, and the plugin has no "

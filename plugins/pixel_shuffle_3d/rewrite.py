@@ -41,6 +41,7 @@ class PixelShuffle3dRule(Rule):
     """
 
     name = NAME
+    begins = "Transpose"
 
     def requires(self, view: View) -> str:
         if view.opset >= OPSET:
@@ -52,12 +53,12 @@ class PixelShuffle3dRule(Rule):
 
     def match(self, anchor: NodeProto, view: View) -> Match:
         if len(attribute(anchor, "perm", [])) != len(TRANSPOSE):
-            raise NotHere
+            raise NotHere(f"it turns {len(attribute(anchor, 'perm', []))} axes, not {len(TRANSPOSE)}")
         split = view.made_by(anchor.input[0], "Reshape")
         x, cubes = split.input[0], view.shape(split.output[0])
         before = view.shape(x)
         if before is None or cubes is None or len(before) != 5 or list(cubes[2:5]) != [2, 2, 2]:
-            raise NotHere
+            raise NotHere("what it turns are not cubes of 2x2x2 made of channels")
         if attribute(anchor, "perm") != TRANSPOSE:
             raise Near(f"it turns axes {attribute(anchor, 'perm')}; the voxels of a cube are in another order")
         join = next((node for node in view.readers(anchor.output[0]) if is_op(node, "Reshape")), None)

@@ -44,6 +44,7 @@ class QkvToContextRule(Rule):
     """
 
     name = "qkv-to-context"
+    begins = "Softmax"
 
     def anchors(self, view: View) -> Iterable[NodeProto]:
         return view.nodes("Softmax")
@@ -62,7 +63,7 @@ class QkvToContextRule(Rule):
             if attention_of(matches[-1]).source == Rows(3, False):
                 return matches[-1]
         if not matches:
-            raise first or NotHere
+            raise first or NotHere("its query, key and value are not projections of one tensor")
         return matches[0]
 
 

@@ -15,6 +15,8 @@ LARGE = -1e3
 """A fill at or below this hides a score; softmax gives such a position less than exp(-900)."""
 
 _PASSING = ("Mul", "Div", "Add", "Where")
+_NO_SCORES = "what it reads is no product of two computed tensors, scaled and masked"
+_NO_VALUES = "no product with a computed tensor is behind it"
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,15 @@ def above(softmax: NodeProto, view: View) -> Above:
     while True:
         node = view.index.producer(tensor)
         if node is None:
-            raise NotHere
+            raise NotHere(_NO_SCORES)
         if _is_product(node, view):
             return Above(node, tuple(steps))
         if is_op(node, "Cast") or is_view(node):
             if _leads(node.input[0], view):
                 raise Near(f"{node.op_type} {label(node)!r} stands between the scores and the softmax")
-            raise NotHere
+            raise NotHere(_NO_SCORES)
         if not is_op(node, *_PASSING):
-            raise NotHere
+            raise NotHere(_NO_SCORES)
         steps.append(node)
         tensor = _main(node, view)
 
@@ -65,7 +67,7 @@ def _main(node: NodeProto, view: View) -> str:
     for name in operands:
         if _leads(name, view):
             return str(name)
-    raise NotHere
+    raise NotHere(_NO_SCORES)
 
 
 def _leads(tensor: str, view: View) -> bool:
@@ -144,7 +146,7 @@ def below(softmax: NodeProto, view: View) -> Below:
         elif any(is_op(node, "Cast") for node in readers):
             raise _cast_or_nothing(readers, view)
         else:
-            raise NotHere
+            raise NotHere(_NO_VALUES)
 
 
 def _check_dropout(node: NodeProto, view: View) -> None:
@@ -158,4 +160,4 @@ def _check_dropout(node: NodeProto, view: View) -> None:
 def _cast_or_nothing(readers: list[NodeProto], view: View) -> Exception:
     cast = next(node for node in readers if is_op(node, "Cast"))
     product = any(is_op(node, "MatMul") for node in view.readers(cast.output[0]))
-    return Near(f"Cast {label(cast)!r} stands between the softmax and V") if product else NotHere()
+    return Near(f"Cast {label(cast)!r} stands between the softmax and V") if product else NotHere(_NO_VALUES)

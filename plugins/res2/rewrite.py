@@ -38,6 +38,7 @@ class Res2Rule(Rule):
     """
 
     name = "res2"
+    begins = "sum of two tensors"
 
     def requires(self, view: View) -> str:
         if 0 < view.opset < 7:  # BatchNormalization may train and Add has a broadcast axis
@@ -53,7 +54,7 @@ class Res2Rule(Rule):
             return _match(first, view)
         except Near:
             if _is_residual(first.shortcut, view):
-                raise NotHere from None
+                raise NotHere("it ends the first block of a later stage") from None
             raise
 
 

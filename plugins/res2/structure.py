@@ -141,7 +141,7 @@ def projected(add: NodeProto, view: View) -> Bottleneck:
             continue
         if root(branch.source, view) == root(path[0].source, view) and _kernel(branch.conv, view) in ((1, 1), None):
             return Bottleneck(path, branch, branch.source, add)
-    raise NotHere
+    raise NotHere("it does not add 1x1, 3x3 and 1x1 convolutions and a 1x1 convolution of the tensor they begin with")
 
 
 def following(tensor: str, view: View) -> Bottleneck | None:

@@ -154,7 +154,7 @@ def test_int8_convolutions_stay_int8(target: Target, tmp_path: Path) -> None:
     assert result.graph is not None
     assert {"QuantizeLinear", "Conv"} <= {node.op_type for node in onnx.load(result.graph).graph.node}
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["graph", "layers.json", "model.plan"]
-    assert progress.labels == [f"compile for {target.key} (SM {target.sm})"]
+    assert progress.labels == ["write the graph for TensorRT-RTX", f"compile for {target.key} (SM {target.sm})"]
     assert progress.steps > 10
     assert "Parsing ONNX" in progress.notes
     assert "Building engine" in progress.notes

@@ -133,6 +133,35 @@ def test_damaged_names_types_and_sizes_are_told(parse, tmp_path: Path) -> None:
         assert reason in caught.value.why
 
 
+GATHER = "[pick] {} = GatherND<batch_dims = -1000>(x, i)"
+BRANCHES = f"then_branch = t () => (u) {{ {GATHER.format('u')} }}, else_branch = e () => (v) {{ v = Identity(x) }}"
+
+
+PICK = f'<domain: "own", opset_import: ["": 17]> Pick (x, i) => (y) {{ {GATHER.format("y")} }}'
+
+
+@pytest.mark.parametrize(
+    ("nodes", "function"),
+    [
+        (GATHER.format("y"), ""),
+        (f"y = If(c) <{BRANCHES}>", ""),
+        ("y = own.Pick(x, i)", PICK),
+    ],
+    ids=["graph", "body", "function"],
+)
+def test_what_would_crash_shape_inference_is_not_let_in(tmp_path: Path, nodes: str, function: str) -> None:
+    """onnx 1.23 ends the process for each of these, in `infer_shapes` and in `convert_version`."""
+    text = f"""<ir_version: 8, opset_import: ["": 17, "own": 1]>
+    g (float[2, 3, 4] x, int64[2, 3, 1] i, bool c) => (y) {{ {nodes} }} {function}"""
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    with pytest.raises(errors.InvalidGraph) as caught:
+        io.load(path)
+    assert caught.value.why == "node 'pick' (GatherND) has batch_dims -1000, and a number of axes is 0 or more"
+    onnx.save(onnx.parser.parse_model(text.replace("-1000", "1")), path)
+    io.load(path)
+
+
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_domain_without_a_version_is_named_with_the_line_that_adds_it(tmp_path: Path, inside: bool) -> None:
     body = "[foo] y = com.acme.Foo(x)"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+
+from trtforge.recipe.models import InputSpec
+from trtforge.samples.images import load_image
 
 CLOSED = "g (float[1, 3, 8, 8] x) => (float[1, 3, 8, 8] y) { y = Relu(x) }"
 OPEN = "g (float[n, 3, h, 8] x) => (float[n, 3, h, 8] y) { y = Relu(x) }"
@@ -175,3 +180,78 @@ def test_grf109_formats_pack_axis_one(check: Any) -> None:
     body = "g (float[1, 8, 8, 3] x) => (float[1, 8, 8, 3] y) { y = Relu(x) }"
     (finding,) = check("GRF109", body, {"x": given}, backend="tensorrt")
     assert finding.severity == "warning" and "rows" in finding.message
+
+
+LIKE_TORCHVISION = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "write"),
+    [
+        (
+            LIKE_TORCHVISION,
+            "mean and std are those",
+            "mean: [123.675, 116.28, 103.53] and std: [58.395, 57.12, 57.375]",
+        ),
+        ({"mean": 0.5, "std": 0.5}, "mean and std are those", "mean: 127.5 and std: 127.5"),
+        ({"mean": 0.5}, "mean and std are those", "mean: 127.5 and std: 255"),
+        ({"std": 0.5}, "this std is that", "std: 127.5"),
+        ({"mean": 0.5, "std": 127.5}, "this mean is that", "mean: 127.5"),
+        ({"mean": [104, 117, 123], "std": [0.2, 0.2, 0.2]}, "this std is that", "std: [51, 51, 51]"),
+    ],
+    ids=str,
+)
+def test_grf113_mean_and_std_of_pixels_from_0_to_1(check: Any, how: dict[str, Any], said: str, write: str) -> None:
+    body = "g (float[1, 3, 8, 8] x) => (float[1, 3, 8, 8] y) { y = Relu(x) }"
+    given = {"kind": "image", "resize": 8, "crop": [8, 8], **how}
+    (finding,) = check("GRF113", body, {"x": {"shape": [1, 3, 8, 8], "preprocess": given}})
+    assert (finding.severity, finding.where) == ("warning", "inputs.x.preprocess")
+    assert finding.message.startswith(f"{said} of pixels from 0 to 1")
+    assert finding.fix == f"write {write}: times 255"
+
+
+def test_grf113_says_what_the_network_gets(check: Any, tmp_path: Path) -> None:
+    """The same as the preprocessing makes of a black and of a white image."""
+    given = {"kind": "image", "resize": 8, "crop": [8, 8], **LIKE_TORCHVISION}
+    spec = InputSpec.model_validate({"shape": [1, 3, 8, 8], "preprocess": given})
+    ends = []
+    for level in (0, 255):
+        path = tmp_path / f"{level}.png"
+        Image.new("RGB", (8, 8), (level,) * 3).save(path)
+        ends.append(load_image(path, str(path), spec))
+    (finding,) = check("GRF113", CLOSED, {"x": {"shape": [1, 3, 8, 8], "preprocess": given}})
+    assert finding.message.endswith(f"the network gets {ends[0].min():.4g} to {ends[1].max():.4g}")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"mean": 0, "std": 1},
+        {"mean": 0, "std": 255},
+        {"mean": 127.5, "std": 127.5},
+        {"mean": [103.94, 116.78, 123.68]},
+        {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]},
+    ],
+    ids=str,
+)
+def test_grf113_leaves_what_is_for_0_to_255(check: Any, how: dict[str, Any]) -> None:
+    given = {"kind": "image", "resize": 8, "crop": [8, 8], **how}
+    assert not check("GRF113", CLOSED, {"x": {"shape": [1, 3, 8, 8], "preprocess": given}})
+    assert not check("GRF113", CLOSED, {"x": [1, 3, 8, 8]}), "arrays are taken as they are"
+
+
+@pytest.mark.parametrize("body", [CLOSED, OPEN], ids=["closed", "open"])
+@pytest.mark.parametrize("name", ["y", "x_1", "input"])
+def test_a_wrong_name_is_one_error(check: Any, body: str, name: str) -> None:
+    found = [finding for code in ("GRF101", "GRF102", "GRF103") for finding in check(code, body, {name: [1, 3, 8, 8]})]
+    assert [(one.code, one.fix) for one in found] == [("GRF101", "rename it to `x`")]
+
+
+def test_a_name_too_many_is_not_called_another_one(check: Any) -> None:
+    (finding,) = check("GRF101", TWO, {"x": [1, 4], "weights": [1, 4], "weight": [1, 4]})
+    assert finding.fix == "remove it: the recipe has all inputs of the model"
+    (finding,) = check("GRF101", TWO, {"x": [1, 4], "mask": [1, 9]})
+    assert finding.fix == "use one of: weights"
+    (missing,) = check("GRF102", TWO, {"x": [1, 4], "mask": [1, 9]})
+    assert missing.where == "input `weights`"

@@ -51,7 +51,19 @@ def test_native_tensorrt_is_known_by_its_documents(plugins: Any, release: str, h
 
 
 def test_a_plugin_without_its_structure_is_told(plugins: Any) -> None:
-    assert plugins(surgery=["res2"]) == [("hint", "surgery: res2", "res2 is nowhere in the graph")]
+    message = "res2 is nowhere in the graph: the graph has no sum of two tensors"
+    for target in ("a100-sxm-80gb", "host"):
+        assert plugins(surgery=["res2", "res2"], target=target) == [("hint", "surgery: res2", message)]
+
+
+def test_a_plugin_named_twice_is_no_overlap(plugins: Any) -> None:
+    assert plugins(surgery=["instance-norm-relu", "instance-norm-relu"]) == []
+
+
+def test_without_plain_it_is_an_error_on_the_host_too(plugins: Any) -> None:
+    """A build for onnxruntime ends with ONX119 there."""
+    ((severity, _, message),) = plugins(target="host", plugins={"instance-norm-relu": ["trtforge"]})
+    assert severity == "error" and "onnxruntime runs the graph as it is" in message
 
 
 def test_the_host_has_no_plugins_to_speak_of(plugins: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,12 +122,13 @@ def edited(**changes: object) -> str:
         ("{", "not JSON"),
         ("[" * 100_000, "nested"),
         ("TRT-8201-MinMaxCalibration\nx: 3c010204\n", "TensorRT calibration cache"),
-        ("[]", "not an object"),
+        ("[]", "the file is an array, not an object"),
+        ("null", "the file is null, not an object"),
         ('{"format": "trtforge.scales", "format": "x"}', "twice"),
         (edited(format="other"), "`format`"),
         (edited(version="1"), "`version`"),
         (edited(version=True), "`version`"),
-        ('{"format": ' + "9" * 5000 + "}", "cannot be read"),
+        ('{"format": ' + "9" * 5000 + "}", "an integer of thousands of digits, which is no range"),
         (edited(extra=1), "unknown field `extra`"),
         (json.dumps({"format": "trtforge.scales", "version": 1}), "lacks `ranges`"),
         (edited(ranges={"x": {"amax": 1, "min": 0, "max": 1}}), "lacks `count`"),
@@ -277,3 +279,14 @@ def test_scales_of_another_model_are_refused_and_the_digest_named(
 def test_scales_without_receipt_are_refused() -> None:
     with pytest.raises(ScalesMismatch, match="no receipt"):
         check_matches(ScaleTable({}), Digests("c" * 64, "d" * 64))
+
+
+def test_a_cache_in_place_of_scales_is_told_the_command_that_converts_it(tmp_path: Path) -> None:
+    path = tmp_path / "the cache.txt"
+    path.write_text("TRT-8201-MinMaxCalibration\nx: 3c010204\n")
+    with pytest.raises(ScalesFileInvalid) as caught:
+        ScaleTable.load(path)
+    made = tmp_path / "the cache.scales.json"
+    command, _, rest = caught.value.next.partition("\n")
+    assert shlex.split(command) == ["trtforge", "scales", "convert", str(path), str(made), "--to", "json"]
+    assert made.name in rest

@@ -77,6 +77,34 @@ def test_a_graph_the_rule_cannot_look_at(net: Model, kit) -> None:
     assert near.sentence == "conv-relu: at 'conv-relu': opset 20 is needed, and the graph has 17"
 
 
+def test_why_a_structure_is_nowhere(net: Model, kit, op) -> None:
+    assert op.rule.find(View(net)).nowhere == ""
+
+    class Away(kit.ConvReluRule):
+        begins: ClassVar[str] = "Conv"
+        anchored: ClassVar[tuple[str, ...]] = ("Conv",)
+
+        def anchors(self, view: View):
+            return view.nodes(*self.anchored)
+
+        def match(self, anchor, view: View) -> Match:
+            if anchor.name == "first":
+                raise NotHere
+            view.made_by(anchor.input[0], "Abs", "Neg")
+            raise NotHere
+
+    rule, view = Away(), View(net)
+    conv = view.nodes("Conv")[1]
+    before = view.index.producer(conv.input[0])
+    others = len(view.nodes("Conv")) - 1
+    assert rule.find(view).nowhere == (
+        f"the Conv {label(conv)!r} does not belong to one: {before.op_type} {label(before)!r} is where Abs or Neg "
+        f"would be; nor do {others} others"
+    )
+    rule.anchored = ("Softmax",)
+    assert rule.find(view).nowhere == "the graph has no Conv"
+
+
 def test_a_tensor_goes_to_the_first_match_only(net: Model) -> None:
     class Pair(Rule):
         """A node and the one behind it."""

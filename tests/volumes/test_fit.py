@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from trtforge.recipe.models import VolumePreprocess
+from trtforge.recipe.preprocess import VolumePreprocess
 from trtforge.volumes.fit import AxisFit, fit_axes, network_shape
 
 KITS19 = VolumePreprocess(

@@ -15,7 +15,7 @@ from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, i
 from scipy import ndimage
 
 from trtforge.errors.volume import VolumeTooLarge
-from trtforge.recipe.models import VolumePreprocess
+from trtforge.recipe.preprocess import VolumePreprocess
 from trtforge.volumes.place import Placed, place
 from trtforge.volumes.volume import Volume
 

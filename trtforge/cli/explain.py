@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from trtforge.cli import completion
 from trtforge.cli.options import Json
-from trtforge.cli.ui import Ui
+from trtforge.cli.ui import Ui, columns_of
 
 
 def register(app: typer.Typer) -> None:
@@ -29,13 +30,15 @@ def explain(
 ) -> None:
     """Explain an error code or a lint rule; list them all."""
     ui = Ui(json=json)
+    from trtforge.cli.table import reflow
     from trtforge.errors import catalogue
     from trtforge.lint.explain import explain as page
     from trtforge.lint.run import rules
 
     if code is not None:
         text = page(code)
-        ui.say(text)
+        head, _, body = text.partition("\n\n")  # two lines that are no paragraph
+        ui.say(f"{head}\n\n{reflow(body, columns_of(sys.stdout))}")
         ui.result("explain", {"code": code, "text": text})
         return
     rows = [(name, error.title, "error", str(error("").exit_code)) for name, error in catalogue().items()]

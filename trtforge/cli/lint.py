@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,13 @@ from trtforge.cli.ui import Ui
 if TYPE_CHECKING:
     from trtforge.lint.rule import Finding
     from trtforge.pipeline.job import Job
+
+
+WISHES = {
+    "--placement": "it shows which layers the DLA runs and which the GPU must take",
+    "--html": "the page shows which layers the DLA runs and which the GPU must take",
+    "--fix": "it looks for surgery passes that bring more layers to the DLA; elsewhere all run on the one processor",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -37,8 +45,8 @@ def lint(
 ) -> None:
     """Check model, recipe and target against each other.
 
-    Nothing is built and nothing of yours is changed. With --fix the placement shown is the one after the rewrites; the
-    findings are always about the recipe as it stands. Exit code 11 when one is an error.
+    Nothing is built and nothing of yours is changed. With --fix the placement and the page are those after the
+    rewrites; the findings printed are always about the recipe as it stands. Exit code 11 when one is an error.
     """
     ui = Ui(json=json, quiet=quiet)
     from trtforge.errors.usage import LintFailed
@@ -66,13 +74,13 @@ def _check_wishes(recipe: Path, jobs: list[Job], html: Path | None, *, placement
     from trtforge.errors.usage import NoPlacement, OneEngineNeeded
     from trtforge.pipeline.overwrite import job_files, refuse_overwriting
 
-    wish = next((name for name, said in (("--placement", placement), ("--html", html), ("--fix", fix)) if said), None)
-    if wish is not None and not jobs[0].target.is_dla:
+    wished = [name for name, said in (("--placement", placement), ("--html", html), ("--fix", fix)) if said]
+    if wished and not jobs[0].target.is_dla:
         raise NoPlacement(
-            f"{wish} is for a DLA, and the recipe's target is {jobs[0].target.key}",
+            f"{wished[0]} is for a DLA, and the recipe's target is {jobs[0].target.key}",
             where=str(recipe),
-            why="it shows which layers the DLA runs and which the GPU must take",
-            next="name a DLA: --set target=orin-agx-64gb/dla --set backend=tensorrt --set 'tensorrt=\"8.6\"'",
+            why=WISHES[wished[0]],
+            next=f"try it for a DLA: {_on_a_dla(recipe, jobs, wished, html)}",
         )
     if html is not None and len(jobs) != 1:
         raise OneEngineNeeded(
@@ -82,6 +90,21 @@ def _check_wishes(recipe: Path, jobs: list[Job], html: Path | None, *, placement
         )
     if html is not None:
         refuse_overwriting([("the page", html)], job_files(jobs))
+
+
+def _on_a_dla(recipe: Path, jobs: list[Job], wished: list[str], html: Path | None) -> str:
+    """The command at hand for another target; a DLA computes in no FP32."""
+    from trtforge.recipe.document import dotted
+
+    options = [word for name in wished for word in ([name, str(html)] if name == "--html" else [name])]
+    sets = [*jobs[0].recipe.overrides, "target=orin-agx-64gb/dla", "backend=tensorrt", 'tensorrt="8.6"']
+    sets += [f"{dotted(('engines', job.name, 'precision'))}=fp16" for job in jobs if job.engine.precision == "fp32"]
+    named = (
+        [word for job in jobs for word in ("--only", job.name)]
+        if len(jobs) < len(jobs[0].recipe.recipe.engines)
+        else []
+    )
+    return shlex.join(["trtforge", "lint", str(recipe), *named, *options, *(w for one in sets for w in ("--set", one))])
 
 
 def _one(ui: Ui, job: Job, html: Path | None, *, placement: bool, fix: bool) -> dict[str, Any]:
@@ -97,9 +120,8 @@ def _one(ui: Ui, job: Job, html: Path | None, *, placement: bool, fix: bool) -> 
     else:
         ui.say(f"{title}: nothing to report")
     result: dict[str, Any] = {"engine": job.name, "findings": [finding.to_json() for finding in found]}
-    shown, shown_findings = context, found
+    shown, shown_findings, fixed = context, found, placed.fix(job, context) if fix else None
     if fix:
-        fixed = placed.fix(job, context)
         if fixed is not None:
             placed.show_fix(ui, job.name, context.placement, fixed)
             shown, shown_findings = fixed.context, check(fixed.context)
@@ -110,8 +132,8 @@ def _one(ui: Ui, job: Job, html: Path | None, *, placement: bool, fix: bool) -> 
         placed.show(ui, f"{title}, after the fix" if shown is not context else title, shown.placement)
         result["placement"] = shown.placement.to_json()
     if html is not None:
-        placed.write_page(html, job, shown, shown_findings)
-        ui.say(f"wrote {html}")
+        placed.write_page(html, job, shown, shown_findings, fixed)
+        ui.say(f"wrote {html}" + (": the network behind these passes, and what is found there" if fixed else ""))
     return result
 
 

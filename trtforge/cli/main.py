@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import io
 import json
 import os
@@ -10,7 +11,7 @@ import signal
 import sys
 import traceback
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.completion import completion_init  # type: ignore[attr-defined]
@@ -85,6 +86,18 @@ for _name in COMMANDS:
     importlib.import_module(f"trtforge.cli.{_name}").register(app)
 
 
+def _with_summaries(within: typer.Typer) -> None:
+    """List commands with their whole first sentence: what is only a command's `help` is cut there."""
+    for command in within.registered_commands:
+        command.short_help = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")[0]
+    for group in within.registered_groups:
+        if group.typer_instance is not None:
+            _with_summaries(group.typer_instance)
+
+
+_with_summaries(app)
+
+
 def entry() -> None:
     """The console script. Exit codes: see `trtforge.errors.base.EXIT_CODES`."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -129,12 +142,23 @@ def _report(error: TrtforgeError) -> int:
 
 def _wrong_use(error: UsageError) -> int:
     """What Typer found wrong with the command line, told like every other error."""
-    message, command = error.format_message(), error.ctx.command_path if error.ctx else "trtforge"
+    message, command = error.format_message(), error.ctx.command_path if error.ctx else _typed_command()
     if error.ctx is not None and message == error.ctx.get_help():
         print(message, file=sys.stderr)  # `trtforge` alone
         return error.exit_code
     message = message.replace("Value error, ", "").rstrip(".")
     return _report(WrongUsage(message[:1].lower() + message[1:], next=f"{command} --help"))
+
+
+def _typed_command() -> str:
+    """`trtforge run`: the command that the words typed begin with; what parses options does not say it."""
+    typed, command = ["trtforge"], cast("Any", typer.main.get_command(app))
+    for word in (word for word in sys.argv[1:] if not word.startswith("-")):
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            break
+        typed.append(word)
+    return " ".join(typed)
 
 
 def _internal(error: Exception) -> int:

@@ -42,16 +42,15 @@ def examined(job: Job) -> Context:
 
 
 def _context(job: Job, model: Any) -> Context:
-    from trtforge.lint.run import examine
+    from trtforge.pipeline import linted
     from trtforge.pipeline.prepare import known_scales
     from trtforge.scales.table import ScaleTable
 
-    said = job.recipe.recipe
     if job.target.is_dla:
         scales = known_scales(job, model)
     else:
         scales = ScaleTable.load(job.scales_file) if job.scales_file is not None else None
-    return examine(model, job.engine, job.target, scales, said.backend, said.tensorrt, root=job.recipe.root)
+    return linted.context(job, model, scales=scales, root=job.recipe.root)
 
 
 def fix(job: Job, context: Context) -> Fixed | None:
@@ -165,13 +164,18 @@ def fix_json(fixed: Fixed | None, findings: Iterable[Finding]) -> dict[str, Any]
     }
 
 
-def write_page(path: Path, job: Job, context: Context, findings: list[Finding]) -> None:
-    """The coloured graph as one HTML file. Raises OSError."""
+def write_page(path: Path, job: Job, context: Context, findings: list[Finding], fixed: Fixed | None) -> None:
+    """The coloured graph as one HTML file; with ``fixed`` it is that of another recipe, and says so. Raises OSError."""
     from trtforge.report.placement import PlacementPage, write_placement
 
     placement, said = context.placement, job.recipe.recipe
     version = f", TensorRT {said.tensorrt}" if said.tensorrt else ""
     title = f"{job.name} on {job.target.key}{version}"
     note = f"{ESTIMATE[0].upper()}{ESTIMATE[1:]}. {placement.note}".strip().replace("`", "")
+    if fixed is not None:
+        title = f"{title}, after the fix"
+        passes = ", ".join(rewrite.name for rewrite, _ in fixed.reports)
+        behind = f"Shown is the network behind {passes}, which the recipe does not have yet, and what lint finds there"
+        note = f"{behind}: surgery: [{', '.join(fixed.surgery)}]. {note}"
     page = PlacementPage(title, summary(placement), note, context.model.proto.graph, placement, findings)
     write_placement(path, page)

@@ -112,7 +112,7 @@ class Prepare(TypedDict):
 
 
 class StoredEngine(TypedDict):
-    """``version`` is null for a kit; ``problem`` is empty unless the newest version cannot be read."""
+    """``version`` is null for a kit, and for a version that cannot be read, of which ``problem`` tells."""
 
     path: str
     version: int | None
@@ -126,7 +126,9 @@ class StoredEngine(TypedDict):
 
 
 class Inspect(TypedDict, total=False):
-    """``files``: of an engine, whether each is the one that was published."""
+    """``files``: of an engine, whether each is the one that was published. Of a store, ``engines``: the newest version
+    of each and the kits; ``versions``: all of them.
+    """
 
     schema: Required[str]
     kind: Required[Literal["engine", "plan", "kit", "model", "store"]]
@@ -138,6 +140,7 @@ class Inspect(TypedDict, total=False):
     signed_by: str | None
     model: dict[str, Any]
     engines: list[StoredEngine]
+    versions: list[StoredEngine]
 
 
 class PassOutcome(TypedDict):
@@ -165,9 +168,17 @@ class PluginNearMiss(TypedDict):
     why: str
 
 
+class PluginNowhere(TypedDict):
+    plugin: str
+    why: str
+
+
 class PluginPlan(TypedDict):
+    """``nowhere``: plugins of the recipe that have no match."""
+
     matches: list[PluginMatch]
     near_misses: list[PluginNearMiss]
+    nowhere: list[PluginNowhere]
 
 
 class SurgeryOfEngine(TypedDict):

@@ -41,6 +41,7 @@ def show(
         ("min", "max", "amax", "scale", "samples", "tensor"),  # names last: they are long and stay whole
         rows,
         right="min,max,amax,scale,samples",
+        drop="samples,min,max",
         overhang=True,
     )
     if table.receipt is not None:

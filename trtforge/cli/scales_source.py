@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trtforge import kinds
+
 if TYPE_CHECKING:
     from trtforge.scales.carry import Carried
     from trtforge.scales.codecs.extraction import Extraction, OnConflict
@@ -26,6 +28,7 @@ ScalesFile = Annotated[
 def of_engine(reference: Path) -> Path:
     """The scales file that is meant: itself, or the one of an engine that is named like for `run`."""
     if not reference.is_dir() and (reference.exists() or reference.suffix):
+        kinds.refuse_other(reference, kinds.SCALES, kinds.MODEL)
         return reference
     from trtforge.engines.load import find_engine
     from trtforge.errors.calibration import ScalesFileInvalid

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from trtforge.surgery.choose import Plan
+    from trtforge.pipeline.plugins import Planned
 
 from trtforge.cli.options import Json, Only, Quiet, Set
 from trtforge.cli.ui import Ui
@@ -75,11 +76,11 @@ def surgery(
         if rows:
             ui.table(f"{job.name}: passes", ("pass", "graph", "what happened"), rows)
         else:
-            ui.say(f"{job.name}: the recipe names no pass; `trtforge surgery --list` has them")
+            other = " but plugins" if job.engine.surgery else ""
+            ui.say(f"{job.name}: the recipe names no pass{other}; `trtforge surgery --list` has them")
         ui.say(result.diff.to_text(every_node=explain))
         planned = plugins.explained(job, result.model)
-        if planned.plan.choices or planned.plan.near:
-            show_plan(ui, job.name, planned.plan, explain=explain)
+        show_plan(ui, job.name, planned, explain=explain)
         if out is not None:
             save(as_functions(planned.model, plugins.used(job)), out)
             ui.say(f"wrote {out}")
@@ -115,21 +116,37 @@ def _list(ui: Ui) -> None:
     )
 
 
-def show_plan(ui: Ui, engine: str, planned: Plan, *, explain: bool) -> None:
-    """What becomes of each plugin; with ``explain`` every reason and every near miss as a sentence."""
+def show_plan(ui: Ui, engine: str, planned: Planned, *, explain: bool) -> None:
+    """What becomes of each plugin, and which are nowhere.
+
+    With ``explain`` every place and node, every reason, and every near miss as a sentence.
+    """
+    from trtforge.lint.nodes import first_output
     from trtforge.lint.rule import some
 
+    listed: Callable[[Sequence[str]], str] = ", ".join if explain else some
     places: dict[tuple[str, str], list[str]] = {}
     reasons: dict[str, list[str]] = {}
-    for choice in planned.choices:
+    for choice in planned.plan.choices:
         places.setdefault((choice.op.name, choice.lowering_name), []).append(choice.match.at)
         for name, why in choice.refused:
             reasons.setdefault(f"{choice.op.name}, not {name}: {why}", []).append(choice.match.at)
-    rows = [(name, lowering, str(len(at)), some(at)) for (name, lowering), at in places.items()]
-    ui.table(f"{engine}: plugins", ("plugin", "lowering", "how many", "at"), rows)
+        if not choice.refused:
+            first = f"{choice.op.name}, {choice.lowering_name}: the first choice, and nothing stands in its way"
+            reasons.setdefault(first, []).append(choice.match.at)
+    rows = [(name, lowering, str(len(at)), listed(at)) for (name, lowering), at in places.items()]
+    if rows:
+        ui.table(f"{engine}: plugins", ("plugin", "lowering", "how many", "at"), rows)
+    told = {miss.rule for miss in planned.plan.near}
+    for absent, why in planned.plan.nowhere.items():
+        ui.say(f"{absent}: found nowhere" + (f": {why}" if explain and absent not in told else ""))
     if not explain:
         return
     for sentence, at in reasons.items():
-        ui.say(f"{sentence} ({some(at)})")
-    for miss in planned.near:
+        ui.say(f"{sentence} ({listed(at)})")
+    for choice in planned.plan.swapped:
+        gone = [node for node in planned.model.proto.graph.node if choice.match.swallowed & set(node.output)]
+        nodes = ", ".join(f"{node.op_type} {first_output(node)}" for node in gone)
+        ui.say(f"{choice.op.name} at {choice.match.at}: in place of {len(gone)} nodes: {nodes}")
+    for miss in planned.plan.near:
         ui.say(f"nearly {miss.sentence}")

@@ -20,6 +20,7 @@ def overview(ui: Ui) -> None:
         ("key", "SM", "memory GB", "GB/s", "INT8 TOPS", "FP16 TFLOPS", "TDP W", "DLA cores"),
         [_row(target) for target in targets],
         right="SM,memory GB,GB/s,INT8 TOPS,FP16 TFLOPS,TDP W,DLA cores",
+        drop="TDP W,GB/s,FP16 TFLOPS,memory GB",
     )
     ui.say(
         f"{RECALLED_MARK} recalled from a datasheet, not read again; `trtforge targets KEY` gives each figure's source"
@@ -29,6 +30,7 @@ def overview(ui: Ui) -> None:
         "JetPack",
         ("JetPack", "TensorRT", "CUDA", "DLA software", "devices", "DLA usable on"),
         _jetpack_rows(packs),
+        drop="CUDA,DLA software,devices",
     )
     ui.result("targets", {"targets": [t.to_json() for t in targets], "jetpacks": [p.to_json() for p in packs]})
 

@@ -6,9 +6,11 @@ rich is imported only for a progress bar, so that everything else stays fast.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,11 +18,12 @@ from typing import Any, NoReturn, TextIO
 
 from trtforge.errors.base import TrtforgeError
 from trtforge.errors.environment import working_directory
-from trtforge.progress import Task
+from trtforge.progress import Silent, Task
 
 PLAIN_WIDTH = 120  # columns of a table when stdout is not a terminal
 BAR = 20  # columns of a progress bar; half in a narrow terminal
 CLOCK = 7  # columns of 0:00:00
+LABEL = 9  # columns of `  where: ` before a line of an error
 NARROW = 80  # columns of a terminal that does not say
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
@@ -83,20 +86,7 @@ class Ui:
         if self._last == "table":
             print()
         self._last = "text"
-        text = harmless(text)
-        if not sys.stdout.isatty():
-            print(text)
-            return
-        from trtforge.cli.table import cells, fold
-
-        width = columns_of(sys.stdout)
-        for line in text.splitlines() or [""]:
-            if cells(line) <= width:
-                print(line)
-                continue
-            indent = " " * (len(line) - len(line.lstrip()))
-            first, *rest = fold(line.lstrip(), width - len(indent) - 2)
-            print("\n".join([indent + first, *(f"{indent}  {more}" for more in rest)]))
+        print(folded(text, sys.stdout))
 
     def end(self, error: TrtforgeError) -> NoReturn:
         """Exit with an error's code after the result has been printed: the work was done, its verdict is not 0."""
@@ -109,10 +99,10 @@ class Ui:
 
     def log(self, message: str) -> None:
         if not self.quiet:
-            print(harmless(message), file=sys.stderr, flush=True)
+            print(folded(message, sys.stderr), file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
-        print(harmless(f"warning: {message}"), file=sys.stderr, flush=True)
+        print(folded(f"warning: {message}", sys.stderr), file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def task(self, label: str, total: int | None) -> Iterator[Task]:
@@ -120,7 +110,8 @@ class Ui:
             with _bar(label, total) as task:
                 yield task
         else:
-            yield _Lines(label, total, sys.stderr if not self.quiet else None)
+            with contextlib.nullcontext(Silent()) if self.quiet else _Lines(label, total, sys.stderr) as task:
+                yield task
 
 
 def columns_of(stream: TextIO) -> int:
@@ -139,6 +130,17 @@ def columns_of(stream: TextIO) -> int:
 def harmless(text: str) -> str:
     """The text with control characters spelled out: a model's names are strangers', and terminals obey them."""
     return text.translate(CONTROLS)
+
+
+def folded(text: str, stream: TextIO) -> str:
+    """The text for a terminal, `harmless`, its long lines broken between words; for others each line stays whole."""
+    text = harmless(text)
+    if not stream.isatty():
+        return text
+    from trtforge.cli.table import sentence
+
+    width = columns_of(stream)
+    return "\n".join(line for long in text.splitlines() or [""] for line in sentence(long, width))
 
 
 def coloured(stream: TextIO) -> bool:
@@ -205,42 +207,75 @@ def _cut(note: str, room: int) -> str:
 
 
 class _Lines:
-    """Progress where no terminal is: a plain line now and then, never more than one in ten seconds."""
+    """Progress where no terminal is: what has begun and takes its time, a plain line now and then.
 
-    EVERY_S = 10.0
+    A thread writes them: a compiler, or one execution of a large network, gives no sign for minutes.
+    """
 
-    def __init__(self, label: str, total: int | None, stream: TextIO | None) -> None:
+    WAITS_S = (1.0, 3.0, 10.0)  # before the first line, the second, and every one after
+
+    def __init__(self, label: str, total: int | None, stream: TextIO) -> None:
         self._label, self._total, self._stream = label, total, stream
-        self._done, self._started, self._last = 0, time.monotonic(), time.monotonic()
+        self._done, self._note, self._started = 0, "", time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> _Lines:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()  # or its last line could come after what the command says next
 
     def advance(self, steps: int = 1) -> None:
         self._done += steps
-        now = time.monotonic()
-        if self._stream is None or now - self._last < self.EVERY_S:
-            return
-        self._last = now
-        of = f"/{self._total}" if self._total is not None else ""
-        left = ""
-        if self._total and self._done:
-            left = f", about {(now - self._started) / self._done * (self._total - self._done):.0f} s left"
-        print(f"{self._label}: {self._done}{of}{left}", file=self._stream, flush=True)
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        self._note = text
+
+    def _tell(self) -> None:
+        waits = itertools.chain(self.WAITS_S, itertools.repeat(self.WAITS_S[-1]))
+        while not self._over.wait(next(waits)):
+            try:
+                print(harmless(self._line()), file=self._stream, flush=True)
+            except (OSError, ValueError):
+                return  # the reader went away, or the stream was closed: the command meets that itself
+
+    def _line(self) -> str:
+        if self._total is None:
+            return f"{self._label}: {self._note}" if self._note else f"{self._label} ..."
+        passed = time.monotonic() - self._started
+        left = f", about {passed / self._done * (self._total - self._done):.0f} s left" if self._done else ""
+        return f"{self._label}: {self._done}/{self._total}{left}"
 
 
 def show_error(error: TrtforgeError) -> None:
     """An error for a person, on stderr: code and sentence, then where, why and the next command.
 
-    Paths below the working directory are shortened to what a person would type.
+    Paths below the working directory are shortened to what a person would type. Places and commands stay whole, to be
+    copied.
     """
+    from trtforge.cli.table import fold, whole
+
     folder = working_directory()
-    head, tail = ("\x1b[1;31m", "\x1b[0m") if coloured(sys.stderr) else ("", "")
-    print(f"{head}error[{error.code}]{tail}: {harmless(error.what)}", file=sys.stderr)
+    bold, plain = ("\x1b[1;31m", "\x1b[0m") if coloured(sys.stderr) else ("", "")
+    head = f"error[{error.code}]"
+    said = folded(f"{head}: {error.what}", sys.stderr)
+    print(f"{bold}{head}{plain}{said.removeprefix(head)}", file=sys.stderr)
     for label, text in (("where", error.where), ("why", error.why), ("next", error.next)):
-        short = text if folder is None else text.replace(f"{folder}{os.sep}", "")
-        for number, line in enumerate(harmless(short).splitlines()):
+        lines = harmless(text if folder is None else text.replace(f"{folder}{os.sep}", "")).splitlines()
+        if label == "why" and sys.stderr.isatty():
+            room = columns_of(sys.stderr) - LABEL
+            lines = [short for line in lines for short in fold(whole(line, room), room)]
+        for number, line in enumerate(lines):
             print(f"  {label + ':' if number == 0 else '':<6} {line}", file=sys.stderr)
     print(f"  more:  trtforge explain {error.code}", file=sys.stderr)
+
+
+def counted(number: int, what: str) -> str:
+    """`1 window`, `1,200 windows`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def shown(path: Path) -> str:

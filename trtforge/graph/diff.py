@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnx import AttributeProto, NodeProto, TensorProto, helper
@@ -34,6 +34,15 @@ class NodeChange:
 
 
 @dataclass(frozen=True)
+class Stated:
+    """A tensor inside the graph whose type is stated now and was not so before; ``before`` "" when none was."""
+
+    tensor: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
 class GraphDiff:
     """Two values are (before, after). Bytes count every weight, inline or external, in its packed form."""
 
@@ -43,12 +52,16 @@ class GraphDiff:
     ops: tuple[dict[str, int], dict[str, int]]
     weights: tuple[int, int]
     weight_bytes: tuple[int, int]
+    stated: tuple[Stated, ...]
     removed: tuple[NodeChange, ...]
     added: tuple[NodeChange, ...]
     changed: tuple[NodeChange, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-able: pairs as `{before, after}`, `removed` and `added` as `[{op, output}]`, `changed` with `what`."""
+        """JSON-able: pairs as `{before, after}`, `removed` and `added` as `[{op, output}]`, `changed` with `what`.
+
+        `stated` has the types of tensors inside.
+        """
         pairs = ("opset", "inputs", "outputs", "ops", "weights", "weight_bytes")
         result: dict[str, Any] = {
             name: {"before": getattr(self, name)[0], "after": getattr(self, name)[1]} for name in pairs
@@ -56,10 +69,14 @@ class GraphDiff:
         for name in ("removed", "added"):
             result[name] = [{"op": node.op, "output": node.output} for node in getattr(self, name)]
         result["changed"] = [{"op": node.op, "output": node.output, "what": node.what} for node in self.changed]
+        result["stated"] = [asdict(one) for one in self.stated]
         return result
 
     def to_text(self, *, every_node: bool = False) -> str:
-        """Lines for a terminal: counts, and nodes of one kind folded into a line; or a line for every node."""
+        """Lines for a terminal: counts, and nodes of one kind folded into a line.
+
+        Or a line for every node, and one for all tensors that are stated to have the same new type.
+        """
         lines = [f"opset    {_arrow(*self.opset)}"]
         for label, (before, after) in (("input", self.inputs), ("output", self.outputs)):
             lines += [f"{label:8} {name} {_arrow(before.get(name, '(new)'), kind)}" for name, kind in after.items()]
@@ -72,7 +89,14 @@ class GraphDiff:
         lines.append(f"weights  {_arrow(*self.weights)}, {_arrow(*(f'{size:,}' for size in self.weight_bytes))} bytes")
         for sign, nodes in (("-", self.removed), ("+", self.added), ("~", self.changed)):
             lines += [f"{sign} {line}" for line in ([node.line for node in nodes] if every_node else _folded(nodes))]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._stated_lines()] if every_node else lines)
+
+    def _stated_lines(self) -> Iterator[str]:
+        alike: dict[tuple[str, str], list[str]] = {}
+        for one in self.stated:
+            alike.setdefault((one.before, one.after), []).append(one.tensor)
+        for (before, after), tensors in alike.items():
+            yield f"= {_arrow(before, after) if before else after}: {', '.join(tensors)}"
 
 
 def _folded(nodes: Iterable[NodeChange], most: int = 3) -> Iterator[str]:
@@ -108,6 +132,7 @@ def diff(before: Model, after: Model) -> GraphDiff:
         ops=(_ops(before), _ops(after)),
         weights=(len(old_weights), len(new_weights)),
         weight_bytes=(sum(map(nbytes, old_weights)), sum(map(nbytes, new_weights))),
+        stated=_stated(before, after),
         removed=tuple(NodeChange(node.op_type, output) for output, node in old.items() if output not in new),
         added=tuple(NodeChange(node.op_type, output) for output, node in new.items() if output not in old),
         changed=tuple(changed),
@@ -122,8 +147,18 @@ def _ops(model: Model) -> dict[str, int]:
     return dict(sorted(Counter(node.op_type for node in model.proto.graph.node).items()))
 
 
-def _types(specs: dict[str, shapes.TensorType]) -> dict[str, str]:
+def _types(specs: Mapping[str, shapes.TensorType]) -> dict[str, str]:
     return {name: f"{spec.dtype} {shapes.show_shape(spec.shape)}" for name, spec in specs.items()}
+
+
+def _stated(before: Model, after: Model) -> tuple[Stated, ...]:
+    """Of tensors that are neither inputs, outputs nor weights."""
+    old, new = _types(shapes.tensor_types(before)), _types(shapes.tensor_types(after))
+    made = {name for node in after.proto.graph.node for name in node.output}
+    made -= {value.name for value in after.proto.graph.output}
+    return tuple(
+        Stated(name, old.get(name, ""), kind) for name, kind in new.items() if name in made and old.get(name) != kind
+    )
 
 
 def _change(old: NodeProto, new: NodeProto) -> str:

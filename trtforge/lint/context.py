@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +64,32 @@ class Context:
     @cached_property
     def inputs(self) -> dict[str, TensorType]:
         return input_specs(self.model)
+
+    def fits(self, name: str, shape: Sequence[int]) -> bool:
+        """Whether a shape has the rank and the fixed sizes that the model declares for an input."""
+        stated = self.inputs[name].shape
+        return stated is None or (
+            len(stated) == len(shape)
+            and all(size == given or not isinstance(size, int) for size, given in zip(stated, shape, strict=True))
+        )
+
+    @cached_property
+    def misnamed(self) -> dict[str, str]:
+        """Names under `inputs:` that the model does not have, with the input that each is meant for.
+
+        Meant is the one of the nearest name that the recipe lacks, or the only one it lacks, where the shape fits.
+        """
+        lacking = [name for name in self.inputs if name not in self.engine.inputs]
+        wrong = [name for name in self.engine.inputs if name not in self.inputs]
+        meant: dict[str, str] = {}
+        for name in wrong:
+            near = get_close_matches(name, lacking, n=1, cutoff=0.5)
+            if not near and len(wrong) == len(lacking) == 1 and self.fits(lacking[0], self.engine.inputs[name].shape):
+                near = lacking
+            if near:
+                meant[name] = near[0]
+                lacking.remove(near[0])
+        return meant
 
     def declared(self, name: str) -> str:
         """The shape the model declares for an input, for a message: `[n, 3, 224, 224]`."""

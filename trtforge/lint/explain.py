@@ -40,7 +40,7 @@ def _rule_page(rule: Rule) -> str:
 
 
 def _error_page(error: type[TrtforgeError]) -> str:
-    body = inspect.cleandoc(error.__doc__ or "")
+    body = inspect.cleandoc(error.__doc__ or "").replace("``", "`")
     return f"{error.code}  {error.title}\nerror; the command ends with exit code {error('').exit_code}\n\n{body}\n"
 
 

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def used(context: Context) -> list[Op]:
-    """The plugins among `surgery`, in its order."""
+    """The plugins among `surgery`, in its order, each once."""
     from trtforge import plugins
 
-    return [op for name in context.engine.surgery if (op := plugins.ops().get(name)) is not None]
+    return [op for name in dict.fromkeys(context.engine.surgery) if (op := plugins.ops().get(name)) is not None]
 
 
 def planned(context: Context) -> Plan:

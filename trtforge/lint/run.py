@@ -35,6 +35,7 @@ from trtforge.lint.rules.nothing_to_quantize import NothingToQuantize
 from trtforge.lint.rules.opset_for_qdq import OpsetForQdq
 from trtforge.lint.rules.output_unknown import OutputUnknown
 from trtforge.lint.rules.plugin_not_lowered import PluginNotLowered
+from trtforge.lint.rules.preprocess_range import PreprocessRange
 from trtforge.lint.rules.reshape_batch import ReshapeBatch
 from trtforge.lint.rules.sample_sets import SampleSets
 from trtforge.lint.rules.shared_symbol import SharedSymbol
@@ -59,6 +60,7 @@ _RULES: tuple[type[Rule], ...] = (
     InputDynamic,
     InputShape,
     InputDtype,
+    PreprocessRange,
     ReshapeBatch,
     SharedSymbol,
     UnknownOperator,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trtforge.errors.graph import NoLowering, PluginsOverlap
@@ -49,10 +49,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the rules found in one model for one target."""
+    """What the rules found in one model for one target. ``nowhere``: plugins without a match, and a clause why."""
 
     choices: tuple[Choice, ...] = ()
     near: tuple[NearMiss, ...] = ()
+    nowhere: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def swapped(self) -> tuple[Choice, ...]:
@@ -64,6 +65,7 @@ class Plan:
         return {
             "matches": [choice.to_json() for choice in self.choices],
             "near_misses": [{"plugin": miss.rule, "at": miss.at, "why": miss.why} for miss in self.near],
+            "nowhere": [{"plugin": name, "why": why} for name, why in self.nowhere.items()],
         }
 
 
@@ -92,10 +94,13 @@ def choose(model: Model, ops: Sequence[Op], preferences: Preferences, situation:
     view = View(model)
     choices: list[Choice] = []
     near: list[NearMiss] = []
+    nowhere: dict[str, str] = {}
     owner: dict[str, Choice] = {}
     for op in ops:
         found = op.rule.find(view)
         near += found.near
+        if found.nowhere:
+            nowhere[op.name] = found.nowhere
         for match in found.matches:
             choice = _choice(op, match, view, preferences.get(op.name), situation)
             for tensor in sorted(match.swallowed):
@@ -104,7 +109,7 @@ def choose(model: Model, ops: Sequence[Op], preferences: Preferences, situation:
             choices.append(choice)
             if choice.lowering is not None:
                 owner.update(dict.fromkeys(match.swallowed, choice))
-    return Plan(tuple(choices), tuple(near))
+    return Plan(tuple(choices), tuple(near), nowhere)
 
 
 def _choice(op: Op, match: Match, view: View, wanted: Sequence[LoweringName] | None, situation: Situation) -> Choice:

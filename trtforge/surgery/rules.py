@@ -26,7 +26,7 @@ Array = np.ndarray[Any, Any]
 
 
 class NotHere(Exception):
-    """The anchor belongs to something else."""
+    """The anchor belongs to something else. The argument, where there is one, is a clause that says what is missing."""
 
 
 class Near(Exception):
@@ -73,8 +73,11 @@ class NearMiss:
 
 @dataclass(frozen=True)
 class Found:
+    """``nowhere``: a clause why there is no match, "" when there is one."""
+
     matches: tuple[Match, ...] = ()
     near: tuple[NearMiss, ...] = ()
+    nowhere: str = ""
 
 
 class View:
@@ -102,8 +105,10 @@ class View:
     def made_by(self, tensor: str, *operators: str) -> NodeProto:
         """The node that makes a tensor, when it is one of these. Raises NotHere."""
         node = self.index.producer(tensor)
-        if node is None or not is_op(node, *operators):
-            raise NotHere
+        if node is None:
+            raise NotHere(f"the tensor {tensor!r} is made by no node")
+        if not is_op(node, *operators):
+            raise NotHere(f"{node.op_type} {label(node)!r} is where {_one_of(operators)} would be")
         return node
 
     def readers(self, tensor: str) -> list[NodeProto]:
@@ -152,6 +157,8 @@ class Rule(ABC):
     """One structure. The class docstring states its algebra: what is equal to what, and when."""
 
     name: ClassVar[str]
+    begins: ClassVar[str] = "node to begin at"
+    """What an anchor is, in words, without an article."""
 
     def requires(self, view: View) -> str:
         """A sentence when the rule cannot look at this graph at all, else empty."""
@@ -168,14 +175,16 @@ class Rule(ABC):
     def find(self, view: View) -> Found:
         """All of them; a tensor is swallowed by one match only, the first that asks for it."""
         if why := self.requires(view):
-            return Found(near=(NearMiss(self.name, self.name, why),))
+            return Found((), (NearMiss(self.name, self.name, why),), why)
         matches: list[Match] = []
         near: list[NearMiss] = []
+        elsewhere: list[NearMiss] = []
         taken: set[str] = set()
         for anchor in self.anchors(view):
             try:
                 one = self.match(anchor, view)
-            except NotHere:
+            except NotHere as miss:
+                elsewhere.append(NearMiss(self.name, label(anchor), str(miss)))
                 continue
             except Near as miss:
                 near.append(NearMiss(self.name, label(anchor), str(miss)))
@@ -183,7 +192,26 @@ class Rule(ABC):
             if taken.isdisjoint(one.swallowed):
                 matches.append(one)
                 taken |= one.swallowed
-        return Found(tuple(matches), tuple(near))
+        return Found(tuple(matches), tuple(near), "" if matches else self._nowhere(near, elsewhere))
+
+    def _nowhere(self, near: Sequence[NearMiss], elsewhere: Sequence[NearMiss]) -> str:
+        """Why there is no match, by the first anchor that something is to be said of."""
+        if near:
+            return f"nearly at {near[0].at!r}: {near[0].why}"
+        if not elsewhere:
+            return f"the graph has no {self.begins}"
+        told = next((miss for miss in elsewhere if miss.why), elsewhere[0])
+        others = len(elsewhere) - 1
+        more = f"; nor do {others} others" if others > 1 else "; nor does another" if others else ""
+        why = f": {told.why}" if told.why else ""
+        return f"the {self.begins} {told.at!r} does not belong to one{why}{more}"
+
+
+def _one_of(operators: Sequence[str]) -> str:
+    """`Conv, Relu or Clip`; of many the first two."""
+    if len(operators) > 3:
+        return f"{', '.join(operators[:2])} or the like"
+    return " or ".join(filter(None, (", ".join(operators[:-1]), operators[-1])))
 
 
 def is_op(node: NodeProto, *operators: str) -> bool:

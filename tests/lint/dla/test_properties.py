@@ -18,6 +18,7 @@ from trtforge.cli.placement import examined as of_job
 from trtforge.cli.placement import fix
 from trtforge.graph.passes.registry import run
 from trtforge.lint.context import Context
+from trtforge.lint.nodes import label
 from trtforge.lint.run import findings
 from trtforge.pipeline.job import Job, plan
 from trtforge.recipe.load import load
@@ -53,6 +54,10 @@ def test_every_node_is_in_one_place_and_every_finding_is_whole(examined, net: Ne
         assert (place.device == "dla") == (place.loadable is not None) == (place.precision is not None)
         assert (place.device in ("gpu", "refused")) == bool(place.reasons)
         assert place.device != ("refused" if fallback else "gpu")
+        told = any(label(place.node) in text for finding in found for text in finding.places)
+        alone = place.why is not None and place.why.kind in ("limit", "unavailable")  # DLA101 and DLA108 are of all
+        assert place.device == "dla" or told or alone or "no finding" in place.reason or place.device == "folded"
+        assert not (place.cuts and place.idle)
     pieces = [one.number for one in placement.loadables]
     assert pieces == [*range(1, len(pieces) + 1)] == sorted({one.loadable for one in placement.places} - {None})
     assert sum(len(one.nodes) for one in placement.loadables) == placement.counts.get("dla", 0)

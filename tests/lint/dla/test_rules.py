@@ -46,6 +46,30 @@ def test_dla108_names_no_layer_where_none_cuts(examined) -> None:
     assert finding.fix == "nothing: no layer of the GPU lies between them"
 
 
+HEAD = """g (float[1, 8, 16, 16] x) => (float[1, 256, 8] boxes, float[1, 256, 8] scores)
+<float[8, 8, 1, 1] w, int64[3] flat = {1, 8, 256}>
+{ [box] b = Conv(x, w) [cls] c = Conv(x, w) [rbox] d = Reshape(b, flat) [tbox] boxes = Transpose<perm = [0, 2, 1]>(d)
+  [rcls] e = Reshape(c, flat) [tcls] f = Transpose<perm = [0, 2, 1]>(e) scores = Sigmoid(f) }"""
+
+
+def test_findings_and_placement_agree_about_a_detectors_head(examined) -> None:
+    """`rcls` and `tcls` cut the network, `tbox` moves data at its end, `rbox` moves none."""
+    context = examined(HEAD, X)
+    said = {text.split("`")[1]: one.severity for one in found(context, "DLA105") for text in one.places}
+    assert {name: said.get(name) for name in ("rbox", "tbox", "rcls", "tcls")} == {
+        "rbox": None,
+        "tbox": "hint",
+        "rcls": "warning",
+        "tcls": "warning",
+    }
+    silent = [place.name for place in context.placement.places if "no finding" in place.reason]
+    assert silent == ["rbox"]
+    off = examined(HEAD, X, dla={"gpu_fallback": False})
+    errors = {text.split("`")[1] for one in found(off, "DLA105") if one.severity == "error" for text in one.places}
+    assert errors == {"rbox", "tbox", "rcls", "tcls"}
+    assert not any("no finding" in place.reason for place in off.placement.places)
+
+
 def test_dla109_is_about_layers_with_arithmetic(examined) -> None:
     products = " ".join(f"a{i} = MatMul(p{i}, p{i}) p{i + 1} = Relu(a{i})" for i in range(3))
     body = f"g (float[1, 1, 4, 4] p0) => (float[1, 1, 4, 4] p3) {{ {products} }}"

@@ -39,6 +39,8 @@ LOADABLES: tuple[tuple[tuple[int, ...], int], ...] = (((8, 4), 16), ((8, 0), 4))
 
 READ_UP_TO = (10, 3)
 
+VIEWS = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+
 
 @dataclass(frozen=True)
 class NodePlace:
@@ -61,6 +63,11 @@ class NodePlace:
         return label(self.node)
 
     @property
+    def idle(self) -> bool:
+        """A view at an end of the network, which the GPU has for nothing: no finding is about it."""
+        return self.device == "gpu" and self.node.op_type in VIEWS and not self.cuts
+
+    @property
     def why(self) -> Obstacle | None:
         """What keeps it off the DLA, of several the one to say."""
         return self.reasons[0] if self.reasons else None
@@ -71,7 +78,7 @@ class NodePlace:
         if self.device == "folded":
             return "" if self.node.op_type in IGNORED else "known when the engine is built"
         if self.why is not None:
-            return self.why.sentence
+            return self.why.sentence + ("; no finding: at an end of the network it moves no data" if self.idle else "")
         said = [self.remark] if self.remark else []
         return "; ".join([*said, *(f"may fall back: {doubt.sentence}" for doubt in self.doubts)])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trtforge.graph.passes.registry import available
-from trtforge.lint.dla.stated import VIEWS
+from trtforge.lint.dla.placement import VIEWS
 
 if TYPE_CHECKING:
     from trtforge.lint.context import Context

@@ -14,27 +14,22 @@ if TYPE_CHECKING:
     from trtforge.lint.context import Context
     from trtforge.lint.dla.placement import NodePlace
 
-VIEWS = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
-"""At the ends of a network they move no data, and are not worth a word."""
-
 
 def off_the_dla(rule: Rule, context: Context, kind: Kind) -> Iterator[Finding]:
     """A finding for each thing of this kind that keeps nodes off the DLA.
 
     An error when GPU fallback is off. A warning when the layers cut the network, or hold its weights. A hint for
-    others: at the ends of a network the GPU has them for little.
+    others: at the ends of a network the GPU has them for little, and of those that it has for nothing the placement
+    tells.
     """
     if not context.target.is_dla:
         return
     together: dict[Obstacle, list[NodePlace]] = {}
     for place in context.placement.places:
         for reason in place.reasons:
-            if reason.kind == kind:
+            if reason.kind == kind and not place.idle:
                 together.setdefault(reason, []).append(place)
     for obstacle, found in together.items():
-        views = all(place.node.op_type in VIEWS and not place.cuts for place in found)
-        if views and context.gpu_fallback:
-            continue
         effect = "goes to the GPU" if context.gpu_fallback else "fails the build, GPU fallback is off"
         matters = any(place.cuts or place.node.op_type in WEIGHTED for place in found)
         severity: Severity = "error" if not context.gpu_fallback else "warning" if matters else "hint"

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class DlaUnsupportedOp(Rule):
     """What it does
         Looks up every operator of the graph in the table of what the DLA runs, for the generation of the DLA and the
-        TensorRT version of the recipe. Constants and what folds into them are left out.
+        TensorRT version of the recipe. Constants and what folds into them are left out, and so are Flatten, Reshape
+        and the like at an end of the network, where they move no data. What becomes a plugin does not run there either.
 
     Why it matters
         TensorRT gives such a layer to the GPU with a warning only, and refuses to build when GPU fallback is off. Each
@@ -40,3 +41,4 @@ class DlaUnsupportedOp(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         yield from off_the_dla(self, context, "operator")
+        yield from off_the_dla(self, context, "plugin")

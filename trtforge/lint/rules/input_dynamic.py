@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 class InputDynamic(Rule):
     """What it does
         Reports an input with open dimensions (a symbol such as `n`, or unknown) for which the recipe gives no shape.
+        One that has an entry of another name by mistake is the matter of GRF101.
 
     Why it matters
         trtforge builds for one shape: memory, tactics and INT8 ranges all follow from it, and a DLA takes nothing
@@ -35,7 +36,7 @@ class InputDynamic(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         for name, spec in context.inputs.items():
-            if name in context.engine.inputs or spec.is_static:
+            if name in (*context.engine.inputs, *context.misnamed.values()) or spec.is_static:
                 continue
             message = f"the model leaves it open ({context.declared(name)}) and the recipe gives no shape"
             # the fixed sizes are copied, the open ones are the user's to choose

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 class InputMissing(Rule):
     """What it does
-        Reports an input of the model, of fixed shape, that has no entry under `inputs:`.
+        Reports an input of the model, of fixed shape, that has no entry under `inputs:`. One that has an entry of
+        another name by mistake is the matter of GRF101.
 
     Why it matters
         Every input has to be fed, in calibration, in verification and at run time; the recipe is where its dtype,
@@ -33,6 +34,6 @@ class InputMissing(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         for name, spec in context.inputs.items():
-            if name not in context.engine.inputs and spec.is_static:
+            if name not in (*context.engine.inputs, *context.misnamed.values()) and spec.is_static:
                 line = f'add to inputs: "{name}": {{shape: {list(spec.shape or ())}, dtype: {spec.dtype}}}'
                 yield self.finding(f"input `{name}`", "the recipe does not describe this input", line)

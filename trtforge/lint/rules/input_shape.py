@@ -36,11 +36,7 @@ class InputShape(Rule):
             spec = context.inputs.get(name)
             if spec is None or spec.shape is None:
                 continue
-            fits = len(spec.shape) == len(given.shape) and all(
-                size == stated or not isinstance(stated, int)
-                for size, stated in zip(given.shape, spec.shape, strict=True)
-            )
-            if not fits:
+            if not context.fits(name, given.shape):
                 message = f"shape {list(given.shape)} does not fit the model's {context.declared(name)}"
                 fix = f"give a shape that fits {context.declared(name)}"
                 if 0 in spec.shape:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from trtforge.lint.rule import Finding, Rule
@@ -42,8 +41,13 @@ class InputUnknown(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         for name in context.engine.inputs:
             if name not in context.inputs:
-                near = get_close_matches(name, context.inputs, n=1, cutoff=0.5)
-                fix = f"rename it to `{near[0]}`" if near else f"use one of: {', '.join(context.inputs)}"
-                if not context.inputs:
-                    fix = "export the model again: it takes no inputs, all of it is constant"
-                yield self.finding(f"inputs.{name}", f"the model has no input `{name}`", fix)
+                yield self.finding(f"inputs.{name}", f"the model has no input `{name}`", _fix(context, name))
+
+
+def _fix(context: Context, name: str) -> str:
+    if not context.inputs:
+        return "export the model again: it takes no inputs, all of it is constant"
+    if name in context.misnamed:
+        return f"rename it to `{context.misnamed[name]}`"
+    lacking = [other for other in context.inputs if other not in context.engine.inputs]
+    return f"use one of: {', '.join(lacking)}" if lacking else "remove it: the recipe has all inputs of the model"

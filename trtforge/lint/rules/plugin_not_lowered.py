@@ -1,4 +1,4 @@
-"""PLG101: a plugin that the target takes in no form, or only as the plain graph."""
+"""PLG101: a plugin that the target takes in no form, or only as the plain graph, or that has nothing to replace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PluginNotLowered(Rule):
     """What it does
         Looks for the plugins of `surgery` in the graph and for what may stand for each on the target, before any build:
         head sizes and sequence lengths that no kernel has, plugins that the TensorRT release does not have, tensors
-        without a range, channels that do not fill a group of 32.
+        without a range, channels that do not fill a group of 32. Tells also of plugins that are nowhere in the graph.
 
     Why it matters
         Where the recipe's list ends in `plain` the graph stays as it is there, slower than meant. Where it does not,
@@ -38,8 +38,7 @@ class PluginNotLowered(Rule):
     severity = "hint"
 
     def check(self, context: Context) -> Iterator[Finding]:
-        ops = used(context)
-        if not ops or context.backend == "onnxruntime":
+        if not used(context):
             return
         try:
             plan = context.plugin_plan
@@ -51,7 +50,7 @@ class PluginNotLowered(Rule):
         counts = Counter(choice.op.name for choice in plan.choices)
         together: dict[tuple[str, ...], list[Choice]] = {}
         for choice in plan.choices:
-            if choice.lowering is None and choice.refused:
+            if choice.lowering is None and choice.refused and context.backend != "onnxruntime":  # which has no plugins
                 alike = (choice.op.name, *(_stem(reason) for _, reason in choice.refused))
                 together.setdefault(alike, []).append(choice)
         for (name, *_), choices in together.items():
@@ -59,14 +58,9 @@ class PluginNotLowered(Rule):
             message = f"{which} stays as the plain graph ({_reasons(choices)})"
             fix = f"nothing, if that is meant; else change what stands in the way, or remove {name}"
             yield self.finding([choice.match.at for choice in choices], message, fix)
-        for op in ops:
-            if op.name not in counts:
-                near = [miss.sentence for miss in plan.near if miss.rule == op.name]
-                yield self.finding(
-                    f"surgery: {op.name}",
-                    f"{op.name} is nowhere in the graph" + (f"; nearly {near[0]}" if near else ""),
-                    f"remove {op.name} from `surgery`, or see: trtforge surgery RECIPE --explain",
-                )
+        for name, why in plan.nowhere.items():
+            fix = f"remove {name} from `surgery`, or see: trtforge surgery RECIPE --explain"
+            yield self.finding(f"surgery: {name}", f"{name} is nowhere in the graph: {why}", fix)
 
 
 def _stem(reason: str) -> str:
