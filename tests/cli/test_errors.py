@@ -56,7 +56,11 @@ def test_what_the_system_refuses_is_told_with_its_place(workshop, monkeypatch, n
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "some/where")
 
-    monkeypatch.setattr("trtforge.files.write_bytes", refuse)
+    from trtforge import files
+    from trtforge.scales.codecs import trt_cache  # whoever is imported first below would keep what is patched
+
+    assert trt_cache.write_bytes is files.write_bytes
+    monkeypatch.setattr(files, "write_bytes", refuse)
     done = workshop.forge("calibrate", "recipes/host.yaml")
     assert done.code == (9 if told else 1)
     assert os.strerror(number) in done.err

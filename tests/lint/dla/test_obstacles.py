@@ -275,6 +275,16 @@ def test_the_convolution_buffer_decides_on_xavier_and_is_a_doubt_on_orin(examine
     assert reason(examined(body, inputs), "Conv").startswith("? weights and data of one step need 1 + 41 banks")
 
 
+def test_what_a_typed_int8_network_leaves_in_float_is_doubtful(examined) -> None:
+    """Through 10 TensorRT makes it FP16 by itself; since 11 nothing does."""
+    body, inputs = graph("s = Sigmoid(x) y = Relu(s)"), {"x": [1, 8, 16, 16]}
+    assert reason(examined(body, inputs, tensorrt="10.3"), "Sigmoid") == ""
+    typed = examined(body, inputs, tensorrt="11.4.1")
+    assert reason(typed, "Sigmoid").startswith("? it stays FP32 in a network that says its types")
+    assert reason(typed, "Relu") == ""
+    assert reason(examined(body, inputs, tensorrt="11.4.1", precision="fp16"), "Sigmoid") == ""
+
+
 def test_sizes_up_to_8192(examined) -> None:
     body = graph("y = Relu(x)", "", "float[1, 8, 1, 8193] x")
     assert "8193 long" in reason(examined(body, {"x": [1, 8, 1, 8193]}), "Relu")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trtforge.lint.dla.advice import VIEWS, for_mean, for_view
 from trtforge.lint.dla.obstacle import Obstacle
 from trtforge.lint.dla.parameters import of_parameters
+from trtforge.lint.dla.precision import is_left_in_fp32, may_be_int8
 from trtforge.lint.nodes import DEFAULT_DOMAINS
 from trtforge.targets.dla_layers import READ_FOR, DlaLayer, dla_layers
 from trtforge.targets.load import version_tuple
@@ -50,6 +51,10 @@ def obstacles(context: Context, node: NodeProto) -> Iterator[Obstacle]:
         if not any(one.certain for one in found):
             yield from _of_sizes(context, node)
             yield from _of_ranks(context, node)
+            if is_left_in_fp32(context, node):
+                why = "it stays FP32 in a network that says its types, and the DLA computes in FP16 and INT8"
+                fix = "give its tensors scales, and leave it out of quantize.skip" if may_be_int8(context, node) else ""
+                yield Obstacle("parameter", why, versions="11.4.1", fix=fix, certain=False)
 
 
 def _of_operator(context: Context, node: NodeProto, op: str, row: DlaLayer | None) -> Obstacle | None:

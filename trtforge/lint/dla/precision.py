@@ -31,6 +31,12 @@ def may_be_int8(context: Context, node: NodeProto) -> bool:
     return row is not None and _knows_int8(context, row) and label(node) not in context.engine.quantize.skip
 
 
+def is_left_in_fp32(context: Context, node: NodeProto) -> bool:
+    """Whether an INT8 engine has it in FP32: where the graph says its types (TensorRT 11), nothing makes it FP16."""
+    typed = (version_tuple(context.tensorrt or "") or (0,)) >= (11,)
+    return typed and context.engine.precision == "int8" and precision_of(context, node) == "fp16"
+
+
 def remark(context: Context, node: NodeProto, precision: Precision) -> str:
     """A clause about a node that is on the DLA; "" when there is nothing to say."""
     row = dla_layers().get(node.op_type)

@@ -34,7 +34,8 @@ class DlaParameters(Rule):
         the GPU, unless the recipe says `dla: {gpu_fallback: false}`. The ranges were read for TensorRT 8.2 to 10.3;
         each finding says whether its figure is documented, observed in a build log, or recalled. A hint that begins
         "may go to the GPU" decides nothing: there NVIDIA's own sources disagree, or were written for Xavier, or a
-        tensor has fewer than four dimensions, and the GPU gets at least the Shuffle that TensorRT adds.
+        tensor has fewer than four dimensions, and the GPU gets at least the Shuffle that TensorRT adds. Since TensorRT
+        11 a network says its types: what an INT8 engine does not quantize is FP32 there, no type of a DLA.
     """
 
     code = "DLA105"
