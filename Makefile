@@ -31,7 +31,7 @@ demo: $(VENV)/installed ## build and run two networks on this machine, then comp
 	$(FORGE) build recipes/a100.yaml
 	$(FORGE) build recipes/a30.yaml
 	$(FORGE) build recipes/a2.yaml
-	$(FORGE) surgery recipes/plugins_a100.yaml --only nsfw-resnet50 --explain
+	$(FORGE) surgery recipes/plugins_a100.yaml --only nsfw-resnet50
 	$(FORGE) build recipes/plugins_a100.yaml --only nsfw-resnet50
 	$(FORGE) inspect engines/a100/nsfw-resnet50
 	$(FORGE) targets
