@@ -16,6 +16,8 @@ from trtforge.errors.usage import OtherKind
 MANIFEST = "manifest.json"
 HEAD = 64 << 10
 """Bytes that are looked at: the first key of a recipe may stand below a long licence."""
+JSON_HEAD = 16 << 20
+"""Of a JSON: what stands before the ranges of scales may be long. Annotations of data sets have gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def kind_at(path: Path) -> Kind | None:
             return _folder(path)
         if path.is_file():  # a pipe can be read once, and not by us
             with path.open("rb") as stream:
-                return _file(path.name.lower(), stream.read(-1 if path.suffix == ".json" else HEAD))
+                return _file(path.name.lower(), stream.read(JSON_HEAD if path.suffix.lower() == ".json" else HEAD))
     except OSError:
         pass  # the reader of the wanted kind says why
     return None

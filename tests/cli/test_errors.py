@@ -17,6 +17,20 @@ def test_debug_adds_the_traceback(workshop) -> None:
     assert "RecipeNotFound" in debug.err
 
 
+@pytest.mark.parametrize("written", ["{}", "`{}`", "'{}' is one", "--out={}", "({}, {})", "m: {}:3"])
+def test_paths_are_shortened_below_the_working_directory_only(tmp_path, monkeypatch, capsys, written: str) -> None:
+    """In /tmp a file of /var/tmp is not at /var: what is told is to be copied."""
+    from trtforge.cli.ui import show_error
+    from trtforge.errors.graph import InvalidGraph
+
+    monkeypatch.chdir(tmp_path)
+    here, elsewhere = str(tmp_path / "m.onnx"), f"/mnt{tmp_path}/m.onnx"
+    show_error(InvalidGraph("bad", where=written.format(here, here), why=written.format(elsewhere, elsewhere), next=""))
+    told = capsys.readouterr().err
+    assert f"  where: {written.format('m.onnx', 'm.onnx')}\n" in told
+    assert f"  why:   {written.format(elsewhere, elsewhere)}\n" in told
+
+
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*_: object, **__: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,18 @@ def test_everything_is_recognised(full) -> None:
 def test_a_pipe_is_left_to_its_reader(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "net.cache")
     assert kind_at(tmp_path / "net.cache") is None  # opening it would wait for a writer for ever
+
+
+def test_a_json_of_gigabytes_is_not_held_in_memory(tmp_path: Path) -> None:
+    """Annotations of a data set beside a mistyped sample set, for one: what is beside it is looked at for its name."""
+    (tmp_path / "instances.json").write_bytes(b"{")
+    os.truncate(tmp_path / "instances.json", 1 << 30)
+    tracemalloc.start()
+    try:
+        assert kind_at(tmp_path / "instances.json") is None
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

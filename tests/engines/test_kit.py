@@ -6,8 +6,10 @@ import json
 import os
 import sys
 import tarfile
+import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -273,9 +275,8 @@ def test_a_kit_that_does_not_fit_the_disk_is_said_before_it_is_unpacked(
     assert [file.name for file in tmp_path.iterdir()] == ["kit.tar.zst"]
 
 
-@pytest.mark.parametrize("changes", [{"engine": "../../x"}, {"recipe_name": "../x"}, {"key": "c" * 64}])
-def test_names_and_key_of_a_kit_are_not_taken_on_trust(tmp_path: Path, changes: dict[str, str]) -> None:
-    path = tmp_path / "kit.tar.zst"
+def forge(path: Path, changes: dict[str, Any]) -> None:
+    """A kit without members whose `kit.json` says something else, under a seal that fits."""
     write_kit(path, {}, INFO)
 
     def forged(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
@@ -284,8 +285,38 @@ def test_names_and_key_of_a_kit_are_not_taken_on_trust(tmp_path: Path, changes: 
         entries[0] = (entries[0][0], json.dumps(head).encode())
 
     path.write_bytes(repacked(path.read_bytes(), forged))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"engine": name} for name in ("../../x", "a b", "", ".a", "a\n")),
+        *({"recipe_name": name} for name in ("../x", "", ".", "..", "/x", "a\0b", "a\x1b[2Jb", "a\nb")),
+        {"key": "c" * 64},
+    ],
+)
+def test_names_and_key_of_a_kit_are_not_taken_on_trust(tmp_path: Path, changes: dict[str, str]) -> None:
+    path = tmp_path / "kit.tar.zst"
+    forge(path, changes)
     with pytest.raises(KitDamaged):
         read_kit(path)
+
+
+@pytest.mark.parametrize("name", ["größe", "net (1)", "a+b", "模型", "_base", ".hidden", "x" * 150])
+def test_a_recipe_may_be_called_as_files_are(tmp_path: Path, name: str) -> None:
+    write_kit(tmp_path / "kit.tar.zst", FILES, replace(INFO, recipe_name=name))
+    assert read_kit(tmp_path / "kit.tar.zst").info.recipe_name == name
+
+
+def test_a_member_name_of_very_many_folders_costs_no_time(tmp_path: Path) -> None:
+    """Each of its folders spelled out would take minutes: before a signature is looked at, so anybody could ask it."""
+    path = tmp_path / "kit.tar.zst"
+    forge(path, {"members": {"/".join("a" * 100_000): {"sha256": "0" * 64, "size": 0}}})
+    began = time.process_time()
+    with pytest.raises(KitDamaged, match="damaged") as caught:
+        read_kit(path)
+    assert caught.value.why.startswith("the member 'a/a/a/") and len(caught.value.why) < 500
+    assert time.process_time() - began < 5
 
 
 def test_an_uncompressed_kit_of_an_older_trtforge_is_told(tmp_path: Path, sound: bytes) -> None:
@@ -368,7 +399,7 @@ def test_a_folder_is_no_name_for_a_kit(tmp_path: Path) -> None:
 
 def test_a_member_that_is_the_folder_of_another(tmp_path: Path) -> None:
     path = tmp_path / "kit.tar.zst"
-    write_kit(path, {"a": b"x", "a/b": b"y"}, INFO)
+    write_kit(path, {"a": b"x", "a-c": b"z", "a.c": b"z", "a/b": b"y"}, INFO)  # by ASCII, others come between the two
     with pytest.raises(KitDamaged, match="damaged"):
         read_kit(path, into=tmp_path / "out")
 

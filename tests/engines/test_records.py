@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -131,6 +132,15 @@ def test_what_another_machine_may_not_write(data: bytes, said: str) -> None:
     with pytest.raises(RecordError) as caught:
         parse(data)
     assert said in str(caught.value)
+
+
+def test_a_key_that_comes_twice_is_found_among_very_many() -> None:
+    """A stranger's `kit.json` has up to 64 MiB, and is read before its signature is looked at."""
+    keys = [*(f'"k{number}": 0' for number in range(100_000)), '"k99999": 0']
+    began = time.process_time()
+    with pytest.raises(RecordError, match="the key 'k99999' comes twice"):
+        parse(f"{{{','.join(keys)}}}".encode())
+    assert time.process_time() - began < 5
 
 
 def test_what_it_may_write() -> None:

@@ -75,6 +75,19 @@ def test_get_latest_and_references(store: Store, publish: Publish) -> None:
     assert f"did you mean {store.root}/net?" in caught.value.next
 
 
+def test_one_version_of_many_is_read_without_looking_at_the_others(
+    store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`inspect STORE` reads each: with a look at all of them for each, hundreds of versions took seconds."""
+    for _ in range(5):
+        publish(store)
+    looked: list[Path] = []
+    is_file = Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda path: looked.append(path) or is_file(path))
+    assert store.get("net", 3).version == 3
+    assert {path.parent.name for path in looked} == {"3"}
+
+
 def test_a_folder_without_a_manifest_or_with_an_odd_name_is_no_version(store: Store, publish: Publish) -> None:
     publish(store)
     for name in ("7", "007", "0", "8x", "-3"):

@@ -210,6 +210,23 @@ def test_grf113_mean_and_std_of_pixels_from_0_to_1(check: Any, how: dict[str, An
     assert finding.fix == f"write {write}: times 255"
 
 
+@pytest.mark.parametrize(
+    ("how", "write", "gets"),
+    [
+        ({"mean": [103.94, 116.78, 123.68], "std": 0.017}, "58.8235", "-7275 to 8886"),  # Caffe's MobileNet
+        ({"std": 0.00392156862745098}, "255", "0 to 6.502e+04"),  # OpenCV's 1 / 255, times which is 1, not 255
+        ({"mean": 127.5, "std": [0.0078125] * 3}, "[128, 128, 128]", "-1.632e+04 to 1.632e+04"),
+    ],
+    ids=str,
+)
+def test_grf113_a_factor_is_the_inverse_of_a_std(check: Any, how: dict[str, Any], write: str, gets: str) -> None:
+    given = {"kind": "image", "resize": 8, "crop": [8, 8], **how}
+    (finding,) = check("GRF113", CLOSED, {"x": {"shape": [1, 3, 8, 8], "preprocess": given}})
+    assert finding.message.startswith("this std is a factor for pixels")
+    assert finding.message.endswith(f"the network gets {gets}")
+    assert finding.fix == f"write std: {write}: what the factor is the inverse of"
+
+
 def test_grf113_says_what_the_network_gets(check: Any, tmp_path: Path) -> None:
     """The same as the preprocessing makes of a black and of a white image."""
     given = {"kind": "image", "resize": 8, "crop": [8, 8], **LIKE_TORCHVISION}

@@ -130,7 +130,7 @@ def _where(place: NodePlace) -> str:
 
 
 def _named(node: Any) -> str:
-    from trtforge.lint.nodes import label
+    from trtforge.graph.labels import label
 
     return label(node)
 

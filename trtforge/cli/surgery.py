@@ -121,7 +121,7 @@ def show_plan(ui: Ui, engine: str, planned: Planned, *, explain: bool) -> None:
 
     With ``explain`` every place and node, every reason, and every near miss as a sentence.
     """
-    from trtforge.lint.nodes import first_output
+    from trtforge.graph.labels import first_output
     from trtforge.lint.rule import some
 
     listed: Callable[[Sequence[str]], str] = ", ".join if explain else some

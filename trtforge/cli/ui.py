@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -264,13 +265,18 @@ def show_error(error: TrtforgeError) -> None:
     said = folded(f"{head}: {error.what}", sys.stderr)
     print(f"{bold}{head}{plain}{said.removeprefix(head)}", file=sys.stderr)
     for label, text in (("where", error.where), ("why", error.why), ("next", error.next)):
-        lines = harmless(text if folder is None else text.replace(f"{folder}{os.sep}", "")).splitlines()
+        lines = harmless(text if folder is None else _below(folder, text)).splitlines()
         if label == "why" and sys.stderr.isatty():
             room = columns_of(sys.stderr) - LABEL
             lines = [short for line in lines for short in fold(whole(line, room), room)]
         for number, line in enumerate(lines):
             print(f"  {label + ':' if number == 0 else '':<6} {line}", file=sys.stderr)
     print(f"  more:  trtforge explain {error.code}", file=sys.stderr)
+
+
+def _below(folder: Path, text: str) -> str:
+    """The text with paths below ``folder`` as seen from there; `/var/tmp/x` is not below `/tmp`."""
+    return re.sub(rf"(?<![^\s\"'`=:,(\[]){re.escape(str(folder) + os.sep)}", "", text)
 
 
 def counted(number: int, what: str) -> str:

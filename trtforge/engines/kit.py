@@ -20,7 +20,8 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 from trtforge import __version__
@@ -30,6 +31,7 @@ from trtforge.engines.kit_errors import KIT, WRITE_ONE, damaged, not_unpacked, t
 from trtforge.engines.manifest import FileRecord, seal
 from trtforge.engines.records import Doc, RecordError, from_json, json_schema, parse, to_json
 from trtforge.engines.signature import Signature
+from trtforge.engines.store import ENGINE_NAME
 from trtforge.errors.kit import KitNotOpened, KitNotWritten, KitOfAnotherVersion, KitUnsafe
 from trtforge.files import atomic_open
 
@@ -49,7 +51,6 @@ MAX_RATIO, ANY_RATIO_BELOW = 200, 1 << 30
 
 CHUNK = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}")
 
 Json = dict[str, Any]
 
@@ -256,13 +257,23 @@ def _head(path: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo | None, p
         raise damaged(path, f"{KIT} was changed: its seal is {info.seal[:12]}, the rest digests to {seal(value)[:12]}")
     if info.key != engine_key(info.key_inputs):
         raise damaged(path, f"{KIT} contradicts itself: its key is not that of its inputs")
-    # Both become names of folders on the device.
-    if bad := [name for name in (info.engine, info.recipe_name) if not _PLAIN.fullmatch(name)]:
-        raise damaged(path, f"{KIT}: {bad[0]!r} is no name of an engine or a recipe")
-    inside = (str(folder) in info.members for name in info.members for folder in PurePosixPath(name).parents)
-    if any(inside) or any(record.size < 0 for record in info.members.values()):
+    for what, name, fits in (
+        ("an engine", info.engine, ENGINE_NAME.fullmatch(info.engine)),
+        ("a recipe", info.recipe_name, _names_a_file(info.recipe_name)),
+    ):
+        if not fits:  # both become names of folders on the device
+            raise damaged(path, f"{KIT}: {name!r} is no name of {what}")
+    # With the least of characters for a slash, what is in a folder comes right behind it: names may be very long.
+    ordered = sorted(name.replace("/", "\0") for name in info.members)
+    inside = any(after.startswith(f"{before}\0") for before, after in pairwise(ordered))
+    if inside or any(record.size < 0 for record in info.members.values()):
         raise damaged(path, f"{KIT}: a member has less than no bytes, or is the folder of another")
     return info
+
+
+def _names_a_file(name: str) -> bool:
+    """Whether a file may be called so, and a terminal may show it: recipes have names in every script."""
+    return name.isprintable() and "/" not in name and name not in ("", ".", "..")
 
 
 def _check_size(path: Path, info: KitInfo, room: int | None) -> None:

@@ -12,6 +12,7 @@ from trtforge.errors.kit import KitDamaged, KitNotWritten, KitUnsafe
 
 KIT = "kit.json"
 WRITE_ONE = "`trtforge build RECIPE --kit`"
+MOST_SAID = 400  # characters of a reason: names in a stranger's kit may have millions
 
 
 @contextmanager
@@ -46,6 +47,6 @@ def damaged(path: Path, why: str) -> KitDamaged:
     return KitDamaged(
         "the kit is damaged",
         where=str(path),
-        why=why,
+        why=why if len(why) <= MOST_SAID else f"{why[:MOST_SAID]}...",
         next=f"copy it again (in binary mode), or write it again with {WRITE_ONE}",
     )

@@ -12,6 +12,7 @@ import json
 import math
 import types
 import typing
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar
@@ -76,8 +77,8 @@ def parse(data: bytes) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise RecordError("", f"the key {_named(next(name for name in names if names.count(name) > 1))} comes twice")
+        times = Counter(name for name, _ in pairs)
+        raise RecordError("", f"the key {_named(next(name for name, _ in pairs if times[name] > 1))} comes twice")
     return value
 
 

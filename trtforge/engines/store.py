@@ -33,7 +33,8 @@ from trtforge.progress import QUIET, Progress
 STAGING = ".staging"
 CHUNK = 1 << 20
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # a recipe's too; a name from elsewhere must not leave the store
+ENGINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""As in recipes: a name from elsewhere must not leave the store."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,10 @@ class Store:
 
     def get(self, engine: str, version: int) -> EngineVersion:
         """One version. Raises ENG106, ENG108, ENG109. Its files are not read: `load.open_engine` does that."""
-        if version not in self.versions(engine):
+        folder = self._folder(engine, version)
+        if version not in self._numbers(engine) or not (folder / MANIFEST).is_file():
             raise not_found(self.root, f"{engine}/{version}", self.references())
-        return read_version(self._folder(engine, version))
+        return read_version(folder)
 
     def latest(self, engine: str) -> EngineVersion:
         """The version with the highest number. Raises ENG106, ENG108, ENG109."""
@@ -133,7 +135,7 @@ class Store:
         Version numbers only grow, also after the newest version was deleted. A config.pbtxt that a person edited is
         kept. Raises ENG101..ENG105; nothing was published then. ValueError for a name that no recipe can give.
         """
-        if not _NAME.fullmatch(engine):
+        if not ENGINE_NAME.fullmatch(engine):
             raise ValueError(f"not a name for an engine: {engine!r}")
         manifest = replace(manifest, engine=engine, engine_file=next(iter(files)))
         config = render(manifest)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from trtforge.graph.labels import first_output
+
 if TYPE_CHECKING:
     from onnx import AttributeProto, NodeProto
 
@@ -14,16 +16,6 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 def place(node: NodeProto) -> str:
     """How a node is named to a person: its name, else its first output."""
     return f"{node.op_type} `{node.name or first_output(node) or '?'}`"
-
-
-def label(node: NodeProto) -> str:
-    """What `quantize.skip` calls a node: its name, else its first output."""
-    return node.name or first_output(node) or node.op_type
-
-
-def first_output(node: NodeProto) -> str:
-    """Tells nodes of one name apart: ONNX asks for different names of tensors only. "" when it has no output."""
-    return next((name for name in node.output if name), "")
 
 
 def places(nodes: Iterable[NodeProto]) -> list[str]:

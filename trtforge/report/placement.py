@@ -11,8 +11,8 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from trtforge.files import atomic_open
+from trtforge.graph.labels import label
 from trtforge.lint.dla.sizes import sized
-from trtforge.lint.nodes import label
 from trtforge.report.placement_graph import draw_graph
 
 if TYPE_CHECKING:

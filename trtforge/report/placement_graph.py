@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from trtforge.graph.index import Index, used_names
-from trtforge.lint.nodes import label
+from trtforge.graph.labels import label
 from trtforge.report.layered import draw
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from trtforge.graph.index import Index
+from trtforge.graph.labels import label
 from trtforge.scales.codecs.extraction import Extraction
-from trtforge.scales.codecs.placement import label
 from trtforge.scales.table import ScaleTable, TensorRange
 
 _BOTH_WAYS = (

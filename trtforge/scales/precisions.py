@@ -16,11 +16,12 @@ from onnx import NodeProto
 
 from trtforge.files import write_text
 from trtforge.graph.index import Index, fresh_name
+from trtforge.graph.labels import label
 from trtforge.graph.model import Model
 from trtforge.graph.shapes import infer_shapes, tensor_types
 from trtforge.scales.carry import Carried
 from trtforge.scales.codecs.extraction import Extraction
-from trtforge.scales.codecs.placement import WEIGHTED, label
+from trtforge.scales.codecs.placement import WEIGHTED
 
 Precision = Literal["int8", "float", "fused"]
 FLOATS = ("float32", "float16", "bfloat16")

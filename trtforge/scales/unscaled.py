@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from trtforge.graph.index import Index
+from trtforge.graph.labels import label
 from trtforge.graph.model import Model
 from trtforge.graph.shapes import infer_shapes, tensor_types
-from trtforge.scales.codecs.placement import label
 from trtforge.scales.precisions import FLOATS
 from trtforge.scales.table import ScaleTable, TensorRange
 from trtforge.targets.dla_layers import dla_layers

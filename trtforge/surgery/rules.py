@@ -19,8 +19,23 @@ from onnx import AttributeProto, NodeProto, helper
 from trtforge.graph import shapes
 from trtforge.graph.index import Index
 from trtforge.graph.io import default_opset
+from trtforge.graph.labels import label
 from trtforge.graph.model import Model
 from trtforge.graph.weights import read_tensor
+
+__all__ = [
+    "Array",
+    "Found",
+    "Match",
+    "Near",
+    "NearMiss",
+    "NotHere",
+    "Rule",
+    "View",
+    "attribute",
+    "is_op",
+    "label",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -216,11 +231,6 @@ def _one_of(operators: Sequence[str]) -> str:
 
 def is_op(node: NodeProto, *operators: str) -> bool:
     return node.op_type in operators and node.domain in ("", "ai.onnx")
-
-
-def label(node: NodeProto) -> str:
-    """What a person finds a node by: its name, else its first output."""
-    return node.name or next((name for name in node.output if name), node.op_type)
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:

@@ -16,9 +16,9 @@ from tests.graph.conftest import assert_agree, every_value
 from tests.lint.dla.networks import INPUT, Network, networks
 from trtforge.cli.placement import examined as of_job
 from trtforge.cli.placement import fix
+from trtforge.graph.labels import label
 from trtforge.graph.passes.registry import run
 from trtforge.lint.context import Context
-from trtforge.lint.nodes import label
 from trtforge.lint.run import findings
 from trtforge.pipeline.job import Job, plan
 from trtforge.recipe.load import load

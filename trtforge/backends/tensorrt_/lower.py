@@ -14,9 +14,9 @@ from onnx import ModelProto
 from trtforge.backends.nvidia.features import Features
 from trtforge.backends.tensorrt_.typed_borders import with_border
 from trtforge.errors.native import NotOffered
+from trtforge.graph.labels import label
 from trtforge.graph.model import Model
 from trtforge.graph.shapes import freeze_inputs
-from trtforge.scales.codecs.placement import label
 from trtforge.scales.codecs.qdq import insert
 from trtforge.scales.codecs.trt_cache import Algorithm, CalibrationCache
 from trtforge.surgery.choose import apply

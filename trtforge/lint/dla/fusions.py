@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trtforge.graph.labels import first_output
 from trtforge.lint.dla.parameters import clip_bounds
-from trtforge.lint.nodes import DEFAULT_DOMAINS, first_output, integer
+from trtforge.lint.nodes import DEFAULT_DOMAINS, integer
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -16,13 +16,13 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 from trtforge.graph.index import used_names
+from trtforge.graph.labels import first_output, label
 from trtforge.lint.dla.fusions import Fusion, expected
 from trtforge.lint.dla.grouping import convex_groups
 from trtforge.lint.dla.obstacle import Obstacle
 from trtforge.lint.dla.obstacles import IGNORED, obstacles
 from trtforge.lint.dla.precision import precision_of, remark
 from trtforge.lint.dla.sizes import WEIGHTED, Precision, tensor_bytes, weight_bytes
-from trtforge.lint.nodes import first_output, label
 from trtforge.targets.dla_layers import READ_FOR
 from trtforge.targets.load import dla_support, version_tuple
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trtforge.graph.labels import label
 from trtforge.lint.dla.sizes import Precision
-from trtforge.lint.nodes import label
 from trtforge.targets.dla_layers import READ_FOR, DlaLayer, dla_layers
 from trtforge.targets.load import version_tuple
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trtforge.lint.nodes import label, places
+from trtforge.graph.labels import label
+from trtforge.lint.nodes import places
 from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:

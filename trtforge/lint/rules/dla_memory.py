@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trtforge.graph.labels import label
 from trtforge.lint.dla.sizes import pool_bytes
-from trtforge.lint.nodes import label
 from trtforge.lint.rule import Finding, Rule
 from trtforge.memory import human_bytes
 

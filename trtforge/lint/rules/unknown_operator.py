@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 _OURS = "trtforge"
 _ONNXRUNTIMES = "com.microsoft"
+_ONNXS_OTHERS = "ai.onnx."  # ml, for one
 _PROVIDER = "CPUExecutionProvider"
 _LIKE_NVIDIAS = ("_TRT", "Plugin", "PluginDynamic")
 """How the plugins of TensorRT's own library end; which of them a release has is known on the device only."""
+_NVIDIAS = frozenset(
+    {"CoordConvAC", "CropAndResize", "CropAndResizeDynamic", "ModulatedDeformConv2d", "Proposal", "ProposalDynamic"}
+)
+"""Those that end otherwise (TensorRT OSS, plugin/README.md), but for namesakes of ONNX's operators."""
 
 _WRITE_OUT = "write it out in ONNX's own operators, or add a plugin for it to trtforge (docs/plugins.md)"
 _NO_OPTIMIZER = "export it without onnxruntime's optimizer, or write it out in ONNX's own operators"
@@ -98,12 +103,15 @@ def _unbuilt(context: Context, node: NodeProto) -> _Fault | None:
         return None
     if defs.has(node.op_type):
         return _namesake(context, node)
+    what = "is no operator of ONNX"
+    if node.domain.startswith(_ONNXS_OTHERS):
+        what = f"is of ONNX's {node.domain}, and compilers read its default domain alone"
     if context.backend != "tensorrt":
-        return _Fault("is no operator of ONNX, and TensorRT-RTX has no plugin of that name: the build fails")
+        return _Fault(f"{what}, and TensorRT-RTX has no plugin of that name: the build fails")
     if node.op_type in _documented(context):
         return None
-    why = "is no operator of ONNX, and trtforge knows no plugin of that name"
-    if node.op_type.endswith(_LIKE_NVIDIAS):
+    why = f"{what}, and trtforge knows no plugin of that name"
+    if node.op_type.endswith(_LIKE_NVIDIAS) or node.op_type in _NVIDIAS:
         return _Fault(f"{why}: the build fails unless the device's TensorRT has one", "warning")
     return _Fault(f"{why}: the build fails on the device")
 

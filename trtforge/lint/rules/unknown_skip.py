@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from trtforge.lint.nodes import label
+from trtforge.graph.labels import label
 from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from collections.abc import Container, Mapping
 from onnx import GraphProto, NodeProto
 
 from trtforge.graph.index import Index
-from trtforge.scales.codecs.placement import WEIGHTED, Placement, label
+from trtforge.graph.labels import label
+from trtforge.scales.codecs.placement import WEIGHTED, Placement
 from trtforge.scales.table import TensorRange
 from trtforge.targets.dla_layers import dla_layers
 

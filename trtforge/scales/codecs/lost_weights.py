@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 
 from trtforge.graph.index import Index
+from trtforge.graph.labels import label
 from trtforge.graph.weights import read_tensor
 from trtforge.scales.codecs.extraction import Extraction, QuantizedWeight
-from trtforge.scales.codecs.placement import WEIGHTED, label, reads
+from trtforge.scales.codecs.placement import WEIGHTED, reads
 from trtforge.scales.codecs.weights import channel_scales
 
 _MOVES = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from onnx import GraphProto, NodeProto, TensorProto
 
 from trtforge.graph.index import Index
+from trtforge.graph.labels import label
 from trtforge.recipe.models import Quantize
 from trtforge.scales.table import TensorRange
 
@@ -63,11 +64,6 @@ class Placement:
 
     def read(self, tensor: str, edge: Edge) -> None:
         self.activations.setdefault(tensor, []).append(edge)
-
-
-def label(node: NodeProto) -> str:
-    """The node's name; where an exporter gave none, its first output."""
-    return node.name or next((name for name in node.output if name), node.op_type)
 
 
 def place(graph: GraphProto, ranges: Mapping[str, TensorRange], policy: Quantize) -> Placement:

@@ -20,11 +20,12 @@ from trtforge.errors.calibration import (
     QdqWeightsInvalid,
 )
 from trtforge.graph.index import Index, fresh_name
+from trtforge.graph.labels import label
 from trtforge.graph.model import Model
 from trtforge.graph.weights import Parked, park, read_tensor
 from trtforge.recipe.models import Quantize
 from trtforge.scales.codecs.dla_placement import cover
-from trtforge.scales.codecs.placement import WEIGHTED, FloatNode, Placement, WeightRead, label, other_types, place
+from trtforge.scales.codecs.placement import WEIGHTED, FloatNode, Placement, WeightRead, other_types, place
 from trtforge.scales.codecs.prune import drop_unused_constants
 from trtforge.scales.codecs.qdq_extract import extract
 from trtforge.scales.codecs.weights import channel_scales, quantize

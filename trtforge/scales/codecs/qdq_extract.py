@@ -14,6 +14,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from trtforge.graph.index import Index, subgraphs
+from trtforge.graph.labels import label
 from trtforge.graph.model import Model
 from trtforge.graph.weights import Parked, park, read_tensor
 from trtforge.scales.codecs.extraction import (
@@ -26,7 +27,6 @@ from trtforge.scales.codecs.extraction import (
     Read,
 )
 from trtforge.scales.codecs.hidden_relu import restore_relus, top_of
-from trtforge.scales.codecs.placement import label
 from trtforge.scales.codecs.prune import drop_unused_constants
 from trtforge.scales.codecs.qdq_refused import (
     AS_QDQ,

@@ -9,8 +9,8 @@ from onnx import GraphProto, ModelProto, NodeProto
 from trtforge.errors.calibration import QdqNotPlain
 from trtforge.errors.scales import QdqScalesDisagree
 from trtforge.graph.index import subgraphs
+from trtforge.graph.labels import label
 from trtforge.scales.codecs.extraction import Conflict
-from trtforge.scales.codecs.placement import label
 
 
 def is_linear(node: NodeProto) -> bool:
