@@ -70,3 +70,17 @@ def test_what_no_device_overrules_ends_it_with_the_words_of_lint(
     assert error["what"].startswith(where) and fix in error["next"]
     assert f"trtforge explain {code}" in error["why"]
     assert not (workshop.root / "engines/host/net").exists()
+
+
+def test_an_operator_that_only_the_device_has_to_know_is_said_and_the_kit_written(workshop: Any) -> None:
+    """Somebody's own plugin, in the device's library or given to trtexec: it may be there."""
+    path = workshop.root / "models/net.onnx"
+    model = onnx.load(path)
+    change_an_operator(model)
+    onnx.save(model, path)
+    workshop.bend("gpu", ("target: host", "target: orin-agx-64gb/gpu"), DLA[1])
+    alone = ("--set", "engines.net.precision=fp16", "--set", "engines.net.verify=null")
+    done = workshop.forge("build", "recipes/gpu.yaml", "--kit", *alone)
+    assert done.code == 0, done.err
+    assert "(GRF110)" in told(done.err)
+    assert workshop.forge("build", "recipes/gpu.yaml", "--kit", "--set", alone[1]).code == 11  # onnxruntime verifies

@@ -68,7 +68,7 @@ class PreprocessRange(Rule):
 
 def _of_one(mean: tuple[float, ...], std: tuple[float, ...]) -> list[str]:
     """Which of the two make sense for pixels from 0 to 1 only; a std of 1 does beside such a mean."""
-    odd = all(abs(one) <= 1 for one in mean) and any(mean)
+    odd = all(0 <= one <= 1 for one in mean) and any(mean)
     small = all(one <= 1 for one in std)
     return [*(["mean"] if odd else []), *(["std"] if small and (odd or min(std) < 1) else [])]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
 from trtforge.lint.nodes import place
-from trtforge.lint.rule import Finding, Rule
+from trtforge.lint.rule import Finding, Rule, Severity
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -29,7 +30,7 @@ class WeightsNotFinite(Rule):
     Why it matters
         One NaN spreads over all that the layer computes, and from there to the outputs. No step of a build fails for
         it with a weight's name: a calibration finds ranges that are no numbers, an engine in FP32 or FP16 is built and
-        answers NaN.
+        answers NaN. Infinities alone are a warning: a bias of -inf rules a class out, which some do on purpose.
 
     Example
         A checkpoint of a training that had diverged. A BatchNormalization that was folded by hand with a variance
@@ -44,26 +45,35 @@ class WeightsNotFinite(Rule):
     severity = "error"
 
     def check(self, context: Context) -> Iterator[Finding]:
-        seen: dict[str, int] = {}
+        seen: dict[str, _Odd] = {}
         found: list[tuple[NodeProto, str]] = []
         for node in context.of(*WEIGHTED):
             for name in node.input:
                 if name not in seen:
                     seen[name] = _not_finite(context, name)
-                if seen[name]:
+                if seen[name].count:
                     found.append((node, name))
                     break
         if found:
             first = found[0][1]
             size = prod(context.shape(first) or ())
-            message = f"its weights are NaN or infinite in places: {seen[first]} of {size} values of `{first}`"
+            message = f"its weights are NaN or infinite in places: {seen[first].count} of {size} values of `{first}`"
             message += ", the first of these" if len(found) > 1 else ""
             where = list(dict.fromkeys(place(node) for node, _ in found))
-            yield self.finding(where, message, "export a checkpoint whose weights are finite")
+            severity: Severity = "error" if any(seen[name].has_nan for _, name in found) else "warning"
+            yield self.finding(where, message, "export a checkpoint whose weights are finite", severity=severity)
 
 
-def _not_finite(context: Context, name: str) -> int:
-    """Values of a constant that are NaN or infinite; 0 for what is no constant of floats, or in a file of its own."""
+@dataclass(frozen=True)
+class _Odd:
+    """``count``: values that are NaN or infinite."""
+
+    count: int = 0
+    has_nan: bool = False
+
+
+def _not_finite(context: Context, name: str) -> _Odd:
+    """None of them in what is no constant of floats, or in a file of its own."""
     import numpy as np
     from onnx import TensorProto
 
@@ -72,6 +82,8 @@ def _not_finite(context: Context, name: str) -> int:
     floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
     constant = context.index.constant(name)
     if constant is None or is_external(constant) or constant.data_type not in floats:
-        return 0
+        return _Odd()
     values = context.values(name)
-    return 0 if values is None else int(values.size - np.count_nonzero(np.isfinite(values)))
+    if values is None:
+        return _Odd()
+    return _Odd(int(values.size - np.count_nonzero(np.isfinite(values))), bool(np.isnan(values).any()))
