@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -194,6 +195,17 @@ def signed(make_net) -> Net:
 @pytest.fixture(scope="session")
 def relu6(make_net) -> Net:
     return make_net("relu6")
+
+
+@pytest.fixture
+def asked(residual: Any, tmp_path: Path) -> Any:
+    """A request for a target: ``asked("orin-agx-64gb/gpu", precision="int8", **engine)``."""
+
+    def asked(target: str, precision: str = "int8", **engine: Any) -> CompileRequest:
+        request = residual.request(tmp_path, precision=precision)
+        return replace(request, target=get(target), engine=request.engine.model_copy(update=engine))
+
+    return asked
 
 
 @pytest.fixture(autouse=True)

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import onnx
-import pytest
 
-from trtforge.backends.base import CompileRequest
 from trtforge.backends.nvidia.features import documented
 from trtforge.backends.tensorrt_.lower import lower
 from trtforge.recipe.models import InputSpec, Quantize, SizeRange
-from trtforge.targets.load import get
-
-
-@pytest.fixture
-def asked(residual: Any, tmp_path: Path) -> Any:
-    """A request for a target: ``asked("orin-agx-64gb/gpu", precision="int8", **engine)``."""
-
-    def asked(target: str, precision: str = "int8", **engine: Any) -> CompileRequest:
-        request = residual.request(tmp_path, precision=precision)
-        return replace(request, target=get(target), engine=request.engine.model_copy(update=engine))
-
-    return asked
 
 
 class Test_lowering:

@@ -39,7 +39,6 @@ from trtforge.errors.native import (
 )
 from trtforge.recipe.models import Builder, Dla, InputSpec, OutputSpec, Quantize, SizeRange
 from trtforge.scales.codecs.trt_cache import CalibrationCache
-from trtforge.targets.load import get
 
 PREAMBLE = """
 import json, os, sys
@@ -84,17 +83,6 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return lambda: json.loads((tmp_path / "seen.json").read_text())
 
     return device
-
-
-@pytest.fixture
-def asked(residual: Any, tmp_path: Path) -> Any:
-    """A request for a target: ``asked("orin-agx-64gb/gpu", precision="int8", **engine)``."""
-
-    def asked(target: str, precision: str = "int8", **engine: Any) -> CompileRequest:
-        request = residual.request(tmp_path, precision=precision)
-        return replace(request, target=get(target), engine=request.engine.model_copy(update=engine))
-
-    return asked
 
 
 class Test_options:
