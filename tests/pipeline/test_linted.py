@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -84,3 +85,18 @@ def test_an_operator_that_only_the_device_has_to_know_is_said_and_the_kit_writte
     assert done.code == 0, done.err
     assert "(GRF110)" in told(done.err)
     assert workshop.forge("build", "recipes/gpu.yaml", "--kit", "--set", alone[1]).code == 11  # onnxruntime verifies
+
+
+@pytest.mark.parametrize("target", ["host", "orin-agx-64gb/dla"])
+@pytest.mark.parametrize("command", ["build", "calibrate", "lint"])
+def test_a_model_in_int8_already_is_refused_before_it_is_calibrated(workshop: Any, command: str, target: str) -> None:
+    """A cache of what it computes would name tensors that no float model has."""
+    pairs = Path(__file__).parents[1] / "scales" / "quantized" / "conv_net.modelopt.onnx"
+    (workshop.root / "models/net.onnx").write_bytes(pairs.read_bytes())
+    workshop.bend("other", *(DLA if target != "host" else ()))
+    done = workshop.forge(command, "recipes/other.yaml", "--set", "engines.net.verify=null")
+    if command == "lint":
+        assert done.code == 11 and "QNT109" in done.out
+    else:
+        assert "error[CAL232]: the model is quantized already" in done.err
+        assert not list(workshop.root.rglob("*.scales.json"))

@@ -12,6 +12,8 @@ from trtforge.cli.options import Json, Only, Quiet, RecipePath, Set
 from trtforge.cli.ui import Ui
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trtforge.lint.rule import Finding
     from trtforge.pipeline.job import Job
 
@@ -54,7 +56,7 @@ def lint(
     from trtforge.recipe.load import load
 
     jobs = plan(load(recipe, overrides=set_ or (), only=only or ()), only=only or (), progress=ui)
-    _check_wishes(recipe, jobs, html, placement=placement, fix=fix)
+    _check_wishes(recipe, jobs, html, only or (), placement=placement, fix=fix)
     results = [_one(ui, job, html, placement=placement, fix=fix) for job in jobs]
     errors = sum(finding["severity"] == "error" for result in results for finding in result["findings"])
     ui.result("lint", {"recipe": str(recipe), "errors": errors, "engines": results})
@@ -69,7 +71,9 @@ def lint(
         )
 
 
-def _check_wishes(recipe: Path, jobs: list[Job], html: Path | None, *, placement: bool, fix: bool) -> None:
+def _check_wishes(
+    recipe: Path, jobs: list[Job], html: Path | None, only: Sequence[str], *, placement: bool, fix: bool
+) -> None:
     """A placement needs a DLA; a page shows one engine and is a file of its own. Raises USE103, USE111, USE114."""
     from trtforge.errors.usage import NoPlacement, OneEngineNeeded
     from trtforge.pipeline.overwrite import job_files, refuse_overwriting
@@ -80,7 +84,7 @@ def _check_wishes(recipe: Path, jobs: list[Job], html: Path | None, *, placement
             f"{wished[0]} is for a DLA, and the recipe's target is {jobs[0].target.key}",
             where=str(recipe),
             why=WISHES[wished[0]],
-            next=f"try it for a DLA: {_on_a_dla(recipe, jobs, wished, html)}",
+            next=f"try it for a DLA: {_on_a_dla(recipe, jobs, wished, html, only)}",
         )
     if html is not None and len(jobs) != 1:
         raise OneEngineNeeded(
@@ -92,18 +96,14 @@ def _check_wishes(recipe: Path, jobs: list[Job], html: Path | None, *, placement
         refuse_overwriting([("the page", html)], job_files(jobs))
 
 
-def _on_a_dla(recipe: Path, jobs: list[Job], wished: list[str], html: Path | None) -> str:
+def _on_a_dla(recipe: Path, jobs: list[Job], wished: list[str], html: Path | None, only: Sequence[str]) -> str:
     """The command at hand for another target; a DLA computes in no FP32."""
     from trtforge.recipe.document import dotted
 
     options = [word for name in wished for word in ([name, str(html)] if name == "--html" else [name])]
     sets = [*jobs[0].recipe.overrides, "target=orin-agx-64gb/dla", "backend=tensorrt", 'tensorrt="8.6"']
     sets += [f"{dotted(('engines', job.name, 'precision'))}=fp16" for job in jobs if job.engine.precision == "fp32"]
-    named = (
-        [word for job in jobs for word in ("--only", job.name)]
-        if len(jobs) < len(jobs[0].recipe.recipe.engines)
-        else []
-    )
+    named = [word for name in only for word in ("--only", name)]
     return shlex.join(["trtforge", "lint", str(recipe), *named, *options, *(w for one in sets for w in ("--set", one))])
 
 

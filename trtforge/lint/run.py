@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtforge.lint.rule import SEVERITIES, Finding, Rule
+from trtforge.lint.rules.already_quantized import AlreadyQuantized
 from trtforge.lint.rules.attention_fp32 import AttentionFp32
 from trtforge.lint.rules.border_format import BorderFormat
 from trtforge.lint.rules.conv_transpose_float import ConvTransposeFloat
@@ -69,6 +70,7 @@ _RULES: tuple[type[Rule], ...] = (
     OutputUnknown,
     BorderFormat,
     OpsetForQdq,
+    AlreadyQuantized,
     UnnamedScales,
     StaleScales,
     VerifiedOnCalibration,

@@ -26,6 +26,7 @@ from trtforge.pipeline.job import Job, tool_versions
 from trtforge.pipeline.plugins import Planned
 from trtforge.progress import QUIET, Progress
 from trtforge.samples.listed import preprocessing
+from trtforge.scales.codecs.qdq import refuse_quantized
 from trtforge.scales.collect import collect
 from trtforge.scales.table import ScaleTable, check_matches
 
@@ -89,9 +90,11 @@ def known_scales(job: Job, model: Model) -> ScaleTable | None:
 def prepare(job: Job, *, fresh: bool = False, progress: Progress = QUIET) -> Prepared:
     """Surgery, then calibration (or the table the recipe names). ``fresh`` ignores a cached table.
 
-    Says first what lint finds. Raises LintFailed (LNT101), ONX, CAL errors.
+    Says first what lint finds. Raises LintFailed (LNT101), ONX, CAL errors; CAL232 for a model that is in INT8 already.
     """
     result = surgery(job, progress=progress)
+    if job.engine.precision == "int8":
+        refuse_quantized(result.model.proto)
     named = ScaleTable.load(job.scales_file) if job.scales_file is not None else None
     linted.check(job, result.model, named, progress)
     check_classes(job, result.model)

@@ -7,7 +7,6 @@ an imported scale) survives unchanged.
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -245,13 +244,12 @@ def _invalid(where: str, why: str) -> ScalesFileInvalid:
 
 
 def _a_cache(where: str) -> ScalesFileInvalid:
-    made = Path(where).with_suffix(".scales.json")
-    convert = shlex.join(["trtforge", "scales", "convert", where, str(made), "--to", "json"])
     return ScalesFileInvalid(
         "the scales file cannot be read",
         where=where,
-        why="this is a TensorRT calibration cache, and trtforge's own JSON is needed here",
-        next=f"{convert}\nand name {made.name} in its place",
+        why="this is a TensorRT calibration cache: nothing in it says which model and samples it is of",
+        next="trtforge calibrate RECIPE writes scales with such a receipt; a cache itself is for trtexec, and "
+        "`trtforge scales convert` makes Q/DQ of it",
     )
 
 

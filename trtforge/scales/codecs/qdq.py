@@ -146,18 +146,25 @@ def _check_ready(proto: ModelProto, policy: Quantize) -> None:
             why=f"it has opset {opset}; per-channel weights need opset {MIN_OPSET} or newer",
             next="put `upgrade-opset` at the head of this engine's `surgery`",
         )
-    for node in proto.graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            raise QdqNotPlain(
-                "the model is quantized already",
-                where=label(node),
-                why=f"it holds a {node.op_type} node",
-                next="start from the float model; `trtforge scales convert MODEL OUT --to json --plain FLOAT` makes it",
-            )
+    refuse_quantized(proto)
     labels = [label(node) for node in proto.graph.node]
     for name in policy.skip:
         if name not in labels:
             raise _unknown_skip(name, labels)
+
+
+def refuse_quantized(proto: ModelProto) -> None:
+    """Raises QdqNotPlain (CAL232) for a model that has Q/DQ nodes already."""
+    for node in proto.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        raise QdqNotPlain(
+            "the model is quantized already",
+            where=label(node),
+            why=f"it holds a {node.op_type} node, and a recipe with `precision: int8` takes the float model",
+            next="`trtforge scales convert MODEL OUT --to json --plain FLOAT` makes one of it: name FLOAT as "
+            "`model.onnx`; it is calibrated anew",
+        )
 
 
 def _unknown_skip(name: str, labels: list[str]) -> QdqUnknownSkip:
