@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 ENGINE = "engines/host/net"
@@ -51,6 +52,21 @@ def test_the_comparison_is_with_what_onnxruntime_gives(built) -> None:
         assert row["max_abs_error"] == pytest.approx(float(np.abs(truth - found).max()), rel=1e-4)
     assert done.json["parity"]["value"] == min(row["cosine"] for row in done.json["rows"])
     assert done.json["passed"] is True
+
+
+def test_maps_have_no_classes_to_compare(workshop) -> None:
+    path = workshop.root / "models/net.onnx"
+    model = onnx.load(path)
+    while model.graph.node[-1].name != "relu0":
+        del model.graph.node[-1]
+    (output,) = model.graph.node[-1].output
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+    onnx.save(model, path)
+    workshop.build()
+    done = workshop.forge("run", ENGINE, "data/held.yaml")
+    assert done.code == 0 and "top-1" not in done.out and "scores" not in done.out
+    assert done.out.splitlines()[-2].startswith("worst sample ")
 
 
 def test_files_are_run_each_as_one_sample(built) -> None:

@@ -205,29 +205,30 @@ def _show(ui: Ui, report: RunReport) -> None:
         ]
         ui.table("", ("sample", "output", "shape", "largest values"), rows)
         return
-    precision = manifest.recipe["precision"].upper()
-    scores = "engine scores" if precision == "FP32" else f"{precision} scores"
     names = [Path(row["id"]).name for row in report.rows]
     if len(set(names)) < len(names):
         names = [row["id"] for row in report.rows]
-    ui.table(
-        "",
-        ("sample", "FP32 scores", scores, "cosine", "top-1", "SQNR dB"),
-        [
-            (
-                name,
-                _scores(row["reference"]),
-                _scores(row["candidate"]),
-                "-" if row["cosine"] is None else f"{row['cosine']:.6f}",
-                "same" if row["top1_equal"] else "DIFFERS",
-                decibels(row["sqnr_db"]),
-            )
-            for name, row in zip(names, report.rows, strict=True)
-        ],
-        right="cosine,SQNR dB",
-    )
+    has_classes = any(row["reference"] for row in report.rows) or parity.metric == "top1"
+    precision = manifest.recipe["precision"].upper()
+    classes = ("FP32 scores", "engine scores" if precision == "FP32" else f"{precision} scores", "top-1")
+    columns = ("sample", *(classes if has_classes else ()), "cosine", "SQNR dB")
+    rows = [
+        (
+            name,
+            *(
+                (_scores(row["reference"]), _scores(row["candidate"]), "same" if row["top1_equal"] else "DIFFERS")
+                if has_classes
+                else ()
+            ),
+            "-" if row["cosine"] is None else f"{row['cosine']:.6f}",
+            decibels(row["sqnr_db"]),
+        )
+        for name, row in zip(names, report.rows, strict=True)
+    ]
+    ui.table("", columns, rows, right="cosine,SQNR dB")
     same = sum(row["top1_equal"] for row in report.rows)
-    ui.say(f"top-1 agreement {same} of {len(report.rows)}; worst sample {parity.worst.id}")
+    agreement = f"top-1 agreement {same} of {len(report.rows)}; " if has_classes else ""
+    ui.say(f"{agreement}worst sample {parity.worst.id}")
     verdict = "no bound in the recipe" if parity.at_least is None else f"bound {parity.at_least:g}"
     if parity.passed is not None:
         verdict += ": kept" if parity.passed else ": MISSED"
