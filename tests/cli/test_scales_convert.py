@@ -92,6 +92,17 @@ def test_a_cache_that_is_converted_keeps_its_first_line(shop) -> None:
     assert first_line(shop.root / "dla.cache") == "TRT-100300-EntropyCalibration2"
 
 
+def test_the_cache_is_the_same_by_way_of_a_json(shop) -> None:
+    assert to_cache(shop).code == 0
+    done = shop.forge("scales", "convert", "quantized.onnx", "s.json", "--to", "json")
+    assert "7 scales of the model, 8 carried over" in done.out and "s.json: 15 tensors" in done.out
+    assert shop.forge("scales", "convert", "s.json", "by_json.cache", "--to", "trt-cache").code == 0
+    direct, by_json = ((shop.root / name).read_text().splitlines() for name in ("net.cache", "by_json.cache"))
+    assert direct[0] == by_json[0] and sorted(direct) == sorted(by_json)  # a JSON is in the order of names
+    assert shop.forge("scales", "convert", "quantized.onnx", "o.json", "--to", "ort-json").code == 0
+    assert shop.forge("scales", "diff", "s.json", "o.json", "--json").json["diff"]["only_a"] == []
+
+
 def test_a_cache_goes_back_into_a_model_with_the_same_bits(shop) -> None:
     assert to_cache(shop, "--plain", "plain.onnx").code == 0
     done = shop.forge("scales", "convert", "net.cache", "back.onnx", "--to", "qdq", "--model", "plain.onnx")

@@ -99,6 +99,40 @@ def test_a_range_that_ends_at_a_whole_number_was_a_clip(body: str, opset: int, m
     assert after.max() <= 6
 
 
+@pytest.mark.parametrize(
+    ("operator", "relu"),
+    [
+        ("Resize(d_c, , sizes)", []),
+        ('Resize<mode = "linear">(d_c, , sizes)', []),
+        ('Resize<mode = "cubic">(d_c, , sizes)', ["Relu"]),  # its weights are negative in part
+        ('Resize<coordinate_transformation_mode = "tf_crop_and_resize">(d_c, , sizes)', ["Relu"]),
+        ("Max(d_c, d_c)", []),
+        ("Add(d_c, d_c)", []),
+        ("Sub(d_c, d_c)", ["Relu"]),
+    ],
+)
+def test_what_cannot_be_negative_gets_no_second_relu(operator: str, relu: list[str]) -> None:
+    """A convolution's ReLU was dropped, Resize behind it is quantized too, and Concat joins both."""
+    model = model_of(f"c = Conv(x, w)\nQ c\nr = {operator}\nQ r\nout = Concat<axis = 1>(d_r, d_r)")
+    if "sizes" in operator:
+        model.proto.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "sizes"))
+    found = take_apart(model)
+    assert operators(found.model) == ["Conv", "Relu", operator.partition("(")[0].partition("<")[0], *relu, "Concat"]
+
+
+@pytest.mark.parametrize("operator", ["Add(c, d_c)", "Add(c, c)", "Identity(c)"])
+def test_what_is_read_beside_the_pair_may_be_negative(operator: str) -> None:
+    found = take_apart(
+        model_of(f"c = Conv(x, w)\nQ c\ne = Abs(d_c)\nr = {operator}\nQ r\nout = Concat<axis = 1>(d_r, e)")
+    )
+    assert operators(found.model) == ["Conv", "Relu", "Abs", operator.partition("(")[0], "Relu", "Concat"]
+
+
+def test_a_sum_is_within_no_upper_bound() -> None:
+    found = take_apart(model_of("c = Conv(x, w)\nQ c\nr = Add(d_c, d_c)\nQ r\nout = Abs(d_r)", scale=SIX))
+    assert operators(found.model) == ["Conv", "Clip", "Add", "Clip", "Abs"]
+
+
 def test_a_float16_scale_does_not_tell_where_its_range_ends() -> None:
     model = model_of("c = Conv(x, w)\nQ c\nout = Abs(d_c)", 21, SIX)
     for tensor in model.proto.graph.initializer:

@@ -138,7 +138,7 @@ def convert(
         table = source.table
         result |= _write_qdq(ui, table, graph, out, device)
     else:
-        table = _complete(ui, source, to, graph, fill)
+        table = _complete(ui, source, graph, fill)
         result |= _write(ui, table, source, out, to, first)
     if source.found is not None:
         result |= _write_plain(ui, source, plain, precisions)
@@ -224,10 +224,8 @@ def _graph(ui: Ui, source: Source, model: Path | None) -> Model | None:
     return graph
 
 
-def _complete(ui: Ui, source: Source, to: Format, graph: Model | None, fill: Path | None) -> ScaleTable:
-    """The table to write: for a cache with the carried scales of a Q/DQ model, and with those of ``fill``."""
-    if to is not Format.trt_cache:
-        return source.table
+def _complete(ui: Ui, source: Source, graph: Model | None, fill: Path | None) -> ScaleTable:
+    """The table to write: with the carried scales of a Q/DQ model, whatever the form, and with those of ``fill``."""
     table = source.carried().table if source.found is not None else source.table
     if more := len(table.ranges) - len(source.table.ranges):
         ui.say(f"{len(source.table.ranges)} scales of the model, {more} carried over operators that keep values")

@@ -27,23 +27,38 @@ _KEEP_SIGN = (
     "AveragePool",
     "Concat",
     "DepthToSpace",
+    "Dropout",
+    "Expand",
     "Flatten",
     "Gather",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "Identity",
+    "Max",
     "MaxPool",
+    "Mean",
+    "Min",
     "ReduceMax",
     "ReduceMean",
+    "ReduceMin",
     "Reshape",
+    "Resize",
     "Slice",
     "SpaceToDepth",
     "Split",
     "Squeeze",
+    "Tile",
     "Transpose",
     "Unsqueeze",
+    "Upsample",
 )
-"""Operators whose results are within the bounds of the tensors they read; Concat reads several."""
+"""Operators whose results are within the bounds of the tensors they read; a cubic Resize is not one of them."""
+
+_ADD_UP = ("Add", "Mul", "Sum")
+"""Operators that make nothing negative of tensors that are not, and know no upper bound."""
+
+_OF_ALL = ("Concat", "Max", "Mean", "Min", *_ADD_UP)
+"""Operators of which each input counts; of the others the first."""
 
 _UP_TO_ONE = ("HardSigmoid", "Sigmoid", "Softmax")
 _STEPS = 255
@@ -98,7 +113,7 @@ def restore_relus(
     """
     graph = model.proto.graph
     index = Index(graph)
-    beyond = [name for name in index.producers if name in clipped and not _within(name, model, index, clipped)]
+    beyond = [name for name in index.producers if name in clipped and not _within(name, model, index, clipped, reads)]
     taken = index.names()
     edits = [_edit(name, clipped[name], index, reads, outputs, taken) for name in beyond]
     renamed = _rename(edits, index)
@@ -148,23 +163,31 @@ def _key(node: NodeProto) -> str:
     return next(filter(None, node.output), "")
 
 
-def _within(name: str, model: Model, index: Index, clipped: Mapping[str, int | None]) -> bool:
+def _within(name: str, model: Model, index: Index, clipped: Mapping[str, int | None], reads: set[Read]) -> bool:
     """Is every value of the tensor from 0 to its top, by what makes it? An input of the graph is not looked into."""
     top, pending, seen = clipped[name], [name], {name}
     while pending:
         current = pending.pop()
         node = index.producer(current)
-        if current != name and current in clipped and _is_below(clipped[current], top):
-            continue  # it is clipped itself, so that what it is read as is within
         if node is None:
             return False
-        if node.op_type in _KEEP_SIGN:
-            sources = node.input if node.op_type == "Concat" else node.input[:1]
-            pending.extend(source for source in sources if source not in seen)
-            seen.update(sources)
+        if (node.op_type in _KEEP_SIGN and not _overshoots(node)) or (node.op_type in _ADD_UP and top is None):
+            sources = node.input if node.op_type in _OF_ALL else node.input[:1]
+            for slot, source in enumerate(sources):
+                through_pair = source in clipped and (_key(node), slot) in reads
+                if source in seen or (through_pair and _is_below(clipped[source], top)):
+                    continue  # a pair clips what is read through it, and nothing else
+                seen.add(source)
+                pending.append(source)
         elif not _makes_within(node, top, model, index):
             return False
     return True
+
+
+def _overshoots(node: NodeProto) -> bool:
+    """Is it a Resize that goes beyond its input: by cubic weights below 0, or by a value for what lies outside?"""
+    given = {attribute.name: attribute.s for attribute in node.attribute}
+    return given.get("mode") == b"cubic" or given.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
 
 
 def _is_below(value: float | None, top: int | None) -> bool:
