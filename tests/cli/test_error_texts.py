@@ -517,6 +517,7 @@ def _(workshop, monkeypatch) -> None:
     workshop.build()
 
 
+CASES["scales-are-no-yaml"] = Case("calibrate recipes/host.yaml --out scales.yaml")
 CASES["out-is-a-file"] = Case("calibrate recipes/host.yaml --quiet --out models/net.onnx")
 
 

@@ -50,6 +50,16 @@ def test_scales_go_into_a_file_or_a_folder(workshop: Any) -> None:
     assert (workshop.root / "s.json/net.scales.json").is_file()
 
 
+def test_scales_make_no_folder_with_the_name_of_a_file(workshop: Any) -> None:
+    refused = workshop.forge("calibrate", "recipes/host.yaml", "--out", "gc.yaml", "--json")
+    assert refused.code == 2 and refused.json["error"]["code"] == "USE108"
+    assert refused.json["error"]["what"] == "--out cannot write a .yaml file"
+    assert refused.json["error"]["next"] == "--out gc.json, or for a folder of this name --out gc.yaml/"
+    assert not (workshop.root / "gc.yaml").exists()
+    assert workshop.forge("calibrate", "recipes/host.yaml", "--out", "gc.yaml/").code == 0
+    assert (workshop.root / "gc.yaml/net.scales.json").is_file()
+
+
 def test_an_experiment_says_where_it_went(workshop: Any) -> None:
     assert "newest" not in workshop.forge("build", "recipes/host.yaml").err
     larger = ("--set", "engines.net.inputs.x.shape=[2,3,16,16]")

@@ -149,7 +149,7 @@ def test_out_is_the_file_of_one_sample(built) -> None:
 def test_a_place_for_labels_of_a_scan_names_one_for_outputs(built) -> None:
     refused = built.forge("run", ENGINE, "data/6.npy", "--out", "out/o.nii.gz", "--json").json["error"]
     assert refused["what"] == "--out cannot write a .nii.gz file"
-    assert refused["next"] == "--out out/o or --out out/o.json"
+    assert refused["next"] == "--out out/o, --out out/o.json, or for one sample --out out/o.npz"
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,22 @@ def test_the_recipe_it_writes_builds_what_was_measured(workshop: Any) -> None:
     assert manifest["recipe"]["precision"] == "fp32"
 
 
+def test_the_recipe_it_writes_has_a_store_of_its_own(workshop: Any) -> None:
+    """Not `engines/cpu` of every `cpu.yaml`, nor the one that the tuned recipe names."""
+    stores = {}
+    workshop.bend("named", ("target: host", "target: host\nstore: theirs"))
+    for name, out in (("host", "tune/host-net"), ("named", "tune/named-net"), ("named", "tune/a b")):
+        done = workshop.forge("tune", f"recipes/{name}.yaml", *SHORT, "--out", out, "--set", "store=mine")
+        assert done.code == 0, done.err
+        written = workshop.root / out / "cpu.yaml"
+        stores[out] = load(written).store.as_posix()
+        command = next(line for line in written.read_text().splitlines() if line.startswith("# Build it: "))
+        built = workshop.forge(*shlex.split(command.removeprefix("# Build it: "))[1:], "--json")
+        assert built.json["engines"][0]["path"] == f"{stores[out]}/net/1"
+    assert list(stores.values()) == ["engines/host-net-cpu", "engines/named-net-cpu", "engines/a b-cpu"]
+    assert not any((workshop.root / name).exists() for name in ("engines/cpu", "theirs", "mine"))
+
+
 def test_where_the_results_are_outside_of_its_project_the_recipe_lies_beside_the_one_tuned(
     workshop: Any, tmp_path: Path
 ) -> None:
@@ -227,6 +243,7 @@ def test_where_the_results_are_outside_of_its_project_the_recipe_lies_beside_the
         assert done.code == 0, done.err
         assert "its recipe: recipes/host-net-cpu.yaml" in done.out
         written = workshop.root / "recipes/host-net-cpu.yaml"
+        assert "store: engines/host-net-cpu\n" in written.read_text()
         command = next(line for line in written.read_text().splitlines() if line.startswith("# Build it: "))
         built = workshop.forge(*shlex.split(command.removeprefix("# Build it: "))[1:])
         assert built.code == 0, built.err

@@ -103,9 +103,17 @@ def calibrate(
 
 
 def _places(out: str, jobs: Sequence[Job]) -> dict[str, Path]:
-    """Where the scales of each engine go. Raises OneEngineNeeded (USE103)."""
+    """Where the scales of each engine go. Raises OneEngineNeeded (USE103), OutIsNoFolder (USE108)."""
     from trtforge.cli.places import in_folder, one_engine
+    from trtforge.errors.usage import OutIsNoFolder
 
     if jobs and Path(out).suffix == ".json" and not in_folder(out):
         return {one_engine(out, jobs).name: Path(out)}
+    if not in_folder(out) and not Path(out).exists():
+        raise OutIsNoFolder(
+            f"--out cannot write a {Path(out).suffix} file",
+            where=out,
+            why="scales go to a folder, one .scales.json an engine, or to the .json file of one engine",
+            next=f"--out {Path(out).with_suffix('.json')}, or for a folder of this name --out {out}/",
+        )
     return {job.name: Path(out) / f"{job.name}.scales.json" for job in jobs}

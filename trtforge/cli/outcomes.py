@@ -15,10 +15,15 @@ def show(ui: Ui, outcome: Outcome) -> None:
     if outcome.status == "up-to-date":
         ui.say(f"{outcome.path}: up to date, nothing to do")
         return
-    waits = "kit prepared, compilation needs the device" if outcome.why else "kit written"
-    ui.say(f"{outcome.path}: {waits if outcome.status == 'kit' else outcome.status}")
+    ui.say(f"{outcome.path}: {_kit(outcome) if outcome.status == 'kit' else outcome.status}")
     for line in outcome.facts:
         ui.say(f"  {line}")
+
+
+def _kit(outcome: Outcome) -> str:
+    done = "already there" if outcome.there else "prepared" if outcome.why else "written"
+    signed = f", signed by {outcome.signed_by}" if outcome.signed_by else ""
+    return f"kit {done}{signed}{', compilation needs the device' if outcome.why else ''}"
 
 
 def row(outcome: Outcome) -> BuiltEngine:

@@ -188,8 +188,8 @@ def _check_out(out: Path) -> None:
         raise OutIsNoFolder(
             f"--out cannot write a {out.name.removeprefix(bare.name)} file",
             where=str(out),
-            why="outputs go to a folder, one .npz a sample, or to one .json file",
-            next=f"--out {bare} or --out {bare}.json",
+            why="outputs go to a folder, one .npz a sample; to a .npz, of one sample; or to one .json file",
+            next=f"--out {bare}, --out {bare}.json, or for one sample --out {bare}.npz",
         )
 
 

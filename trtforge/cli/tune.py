@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -143,19 +145,25 @@ def _nothing_runs(done: Sequence[Measured], latency: float | None, journal: Path
 
 
 def _recipe(tuned: Tuned, unit: str, path: Path, best: Measured) -> str:
-    """A recipe over the one that was tuned, at this path, which may extend it."""
+    """A recipe over the one that was tuned, at this path, which may extend it.
+
+    Its store is its own: by default it would be that of every sweep's `cpu.yaml`, or what the tuned recipe says.
+    """
     from trtforge.tune.report import patch
 
     target = tuned.target_of(unit)
     base = Path(os.path.relpath(tuned.path.resolve(), path.resolve().parent)).as_posix()
-    said = [word for text in tuned.overrides for word in ("--set", text)]
+    store = f"engines/{f'{path.resolve().parent.name}-{unit}' if path.stem == unit else path.stem}"
+    if not re.fullmatch(r"[\w./-]+", store):
+        store = dumps(store, ensure_ascii=False)  # a string of JSON is one of YAML
+    said = [word for text in tuned.overrides if not text.startswith("store=") for word in ("--set", text)]
     build = shlex.join(["trtforge", "build", str(path), "--only", tuned.engine, *said])
     return patch(
         tuned.engine,
         tuned.shapes,
         unit,
         best,
-        head=[f"# Build it: {build}", f"extends: {base}"],
+        head=[f"# Build it: {build}", f"extends: {base}", f"store: {store}"],
         target=target if target != tuned.recipe.target.key else None,
     )
 

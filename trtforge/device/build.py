@@ -132,8 +132,7 @@ def _on_device(
     _clean(name, link, progress)
     _remember(job)
     made_by = f"compiled on {link.name} by {job.backend.name} {there['availability']['version']}".rstrip()
-    of_kit = ("parity:", "already there")
-    facts = [line for line in kit.facts if not line.startswith(of_kit)] + [made_by, *_verdict(published)]
+    facts = [line for line in kit.facts if not line.startswith("parity:")] + [made_by, *_verdict(published)]
     seconds = time.monotonic() - started
     return Outcome(job, "built", published.path, published.version, seconds, "", published.manifest.parity, facts)
 

@@ -56,6 +56,10 @@ class Signer:
     def public(self) -> str:
         return base64.b64encode(self._key.public_key().public_bytes_raw()).decode()
 
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self._key.public_key().public_bytes_raw())
+
     def sign(self, seal: str) -> Signature:
         signed = self._key.sign(PURPOSE + seal.encode())
         return Signature("ed25519", self.public, base64.b64encode(signed).decode())

@@ -94,10 +94,11 @@ class OtherKind(TrtforgeError):
 
 
 class OutIsNoFolder(TrtforgeError):
-    """`trtforge run --out` was given the name of a file of a kind it does not write.
+    """`--out` of `trtforge run` or `calibrate` was given the name of a file of a kind it does not write.
 
-    `--out` is a folder, which gets one `.npz` a sample; a `.npz` for the outputs of a single one; or a file ending in
-    `.json`, in the form that `polygraphy run --load-outputs` reads. For a folder with a dot in its name, make it first.
+    Of `run` it is a folder, which gets one `.npz` a sample; a `.npz` for the outputs of a single one; or a file ending
+    in `.json`, in the form that `polygraphy run --load-outputs` reads. Of `calibrate` it is a folder, or a `.json` for
+    the scales of one engine. For a folder with a dot in its name, make it first.
     """
 
     code = "USE108"

@@ -15,6 +15,7 @@ from trtforge.progress import QUIET, Progress
 
 if TYPE_CHECKING:
     from trtforge.backends.base import CompileRequest, CompileResult
+    from trtforge.engines.kit import Kit
     from trtforge.engines.signature import Signer
     from trtforge.engines.store import EngineVersion
     from trtforge.pipeline.prepare import Prepared
@@ -25,7 +26,10 @@ PROBES, PROBE_WINDOWS = 4, 1  # samples handed to a backend for its self-checks;
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a build did. ``path``: the version folder, or the kit. ``facts``: lines for a person."""
+    """What a build did. ``path``: the version folder, or the kit. ``facts``: lines for a person.
+
+    Of a kit only: ``there``: an earlier build wrote it. ``signed_by``: the key's fingerprint; empty without one.
+    """
 
     job: Job
     status: Literal["built", "up-to-date", "republished", "kit"]
@@ -35,6 +39,8 @@ class Outcome:
     why: str = ""
     parity: Mapping[str, Any] | None = None
     facts: list[str] = field(default_factory=list)
+    there: bool = False
+    signed_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def _existing(job: Job, kit: KitWish, started: float) -> Outcome | None:
     if kit.wanted or needs_device(job):
         path = kit.path or job.kit_path
         if _has_kit(job, path, kit):
-            return _kit_outcome(job, path, started, kit, facts=["already there"])
+            return _kit_outcome(job, path, started, kit, there=True)
     return None
 
 
@@ -142,16 +148,22 @@ def republished(job: Job, started: float, progress: Progress) -> Outcome | None:
     return Outcome(job, "republished", new.path, new.version, seconds, "", new.manifest.parity, facts)
 
 
-def _has_kit(job: Job, path: Path, wish: KitWish) -> bool:
-    from trtforge.backends.tensorrt_.backend import TIMING_FILE
-    from trtforge.digest import sha256_file
+def _kit_at(path: Path) -> Kit | None:
+    """The kit there; None for one that is not sound, too: it is made again."""
     from trtforge.engines.kit import read_kit
     from trtforge.errors.base import TrtforgeError
 
     try:
-        found = read_kit(path) if path.exists() else None
+        return read_kit(path) if path.exists() else None
     except TrtforgeError:
-        return False  # it is made again
+        return None
+
+
+def _has_kit(job: Job, path: Path, wish: KitWish) -> bool:
+    from trtforge.backends.tensorrt_.backend import TIMING_FILE
+    from trtforge.digest import sha256_file
+
+    found = _kit_at(path)
     if found is None or found.info.key != job.key or found.info.facts.get("samples") != wish.samples:
         return False
     times = found.info.members.get(TIMING_FILE)
@@ -166,6 +178,7 @@ def needs_device(job: Job) -> bool:
 
 
 def _build(job: Job, wish: KitWish, started: float, progress: Progress) -> Outcome:
+    from trtforge.engines.signature import claimed
     from trtforge.pipeline import kit, reference, verify
     from trtforge.pipeline.prepare import prepare
     from trtforge.pipeline.workdir import workdir
@@ -178,6 +191,7 @@ def _build(job: Job, wish: KitWish, started: float, progress: Progress) -> Outco
         if for_device:
             parity = verify.prepared(job, prepared, folder, progress)  # first: a kit that misses its bound is none
             path = wish.path or job.kit_path
+            before = _kit_at(path) if wish.signer is None else None
             kit.write(
                 job,
                 prepared,
@@ -191,6 +205,8 @@ def _build(job: Job, wish: KitWish, started: float, progress: Progress) -> Outco
                 signer=wish.signer,
                 progress=progress,
             )
+            if before is not None and before.signature is not None:
+                progress.warn(f"{path}: was signed by {claimed(before.signature)}; the new kit is not signed")
             return _kit_outcome(job, path, started, wish, parity, _facts(prepared, {}, parity))
         outcome = produce(
             job,
@@ -213,9 +229,11 @@ def _kit_outcome(
     wish: KitWish,
     parity: Mapping[str, Any] | None = None,
     facts: Sequence[str] = (),
+    there: bool = False,
 ) -> Outcome:
     why = "" if wish.wanted else job.backend.availability().why
-    return Outcome(job, "kit", path, None, time.monotonic() - started, why, parity, list(facts))
+    signed_by = "" if wish.signer is None else wish.signer.fingerprint
+    return Outcome(job, "kit", path, None, time.monotonic() - started, why, parity, list(facts), there, signed_by)
 
 
 def produce(

@@ -119,6 +119,8 @@ def unpack(
     if path.is_file():
         progress.log(f"{path.name}: checking and unpacking {human_bytes(path.stat().st_size)}")
     kit = read_kit(path, into=folder, trusted=trusted)
+    if trusted is None and kit.signature is not None:
+        progress.log(f"{path.name}: signed, but the signature was not checked; --require-signature PUBLIC_KEY does")
     info = kit.info
     if info.trtforge != __version__:
         raise KitOfAnotherVersion(
