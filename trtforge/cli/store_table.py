@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trtforge.cli.ui import Ui
+from trtforge.cli.ui import Ui, counted
 from trtforge.errors.base import TrtforgeError
 from trtforge.memory import human_bytes
 
@@ -32,7 +32,7 @@ def show(ui: Ui, folder: Path, entries: list[StoredEngine]) -> None:
         newest.setdefault(path if path.name.endswith(KITS[1:]) else path.parent, entry)
     kits = sum(path.name.endswith(KITS[1:]) for path in newest)
     counts = {"engine": len(newest) - kits, "version": len(entries) - kits, "kit": kits}
-    listed = ", ".join(f"{many} {what}{'' if many == 1 else 's'}" for what, many in counts.items() if many)
+    listed = ", ".join(counted(many, what) for what, many in counts.items() if many)
     ui.say(f"{folder}: {listed}")
     ui.table(
         "",

@@ -13,6 +13,7 @@ import onnx
 from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 
 from trtforge.errors.graph import DynamicShape, InvalidGraph, ShapeMismatch, UnknownInput
+from trtforge.graph.labels import first_output
 from trtforge.graph.model import Model
 from trtforge.graph.weights import SMALL, is_external, is_parked, nbytes, park, read_tensor
 
@@ -72,8 +73,7 @@ def _contradiction(graph: GraphProto, text: str) -> InvalidGraph:
     _, *rest = _AT_NODE.split(text)  # in turns: the place of a node, and what is said of it
     if rest:
         node = graph.node[int(rest[0])]
-        name = node.name or next((name for name in node.output if name), "")
-        where, why = f"node {name!r} ({node.op_type})", _ERROR_KIND.sub("", rest[1]).strip()
+        where, why = f"node {node.name or first_output(node)!r} ({node.op_type})", _ERROR_KIND.sub("", rest[1]).strip()
     return InvalidGraph(
         "the shapes or types of the graph contradict each other",
         where=where,

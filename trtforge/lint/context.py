@@ -52,6 +52,11 @@ class Context:
         """Every node, those inside If, Loop and Scan bodies too."""
         return tuple(every_node(self.model.proto.graph))
 
+    @cached_property
+    def functions(self) -> frozenset[tuple[str, str]]:
+        """Domain and name of the functions that the model brings along."""
+        return frozenset((function.domain, function.name) for function in self.model.proto.functions)
+
     def of(self, *ops: str) -> list[NodeProto]:
         """Nodes of these operators of the default domain."""
         return [node for node in self.nodes if node.op_type in ops and node.domain in DEFAULT_DOMAINS]

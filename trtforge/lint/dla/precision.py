@@ -33,7 +33,7 @@ def may_be_int8(context: Context, node: NodeProto) -> bool:
 
 def is_left_in_fp32(context: Context, node: NodeProto) -> bool:
     """Whether an INT8 engine has it in FP32: where the graph says its types (TensorRT 11), nothing makes it FP16."""
-    typed = (version_tuple(context.tensorrt or "") or (0,)) >= (11,)
+    typed = context.explicit_quantization is True
     return typed and context.engine.precision == "int8" and precision_of(context, node) == "fp16"
 
 

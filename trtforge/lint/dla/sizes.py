@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from trtforge.lint.context import Context
 
+_UNITS = (("GiB", 30), ("MiB", 20), ("KiB", 10))
+
 Precision = Literal["int8", "fp16"]
 BYTES: dict[Precision, int] = {"int8": 1, "fp16": 2}
 
@@ -47,7 +49,13 @@ def weight_bytes(context: Context, node: NodeProto, precision: Precision) -> int
 
 def pool_bytes(text: str) -> int:
     """Bytes of a pool as recipes write it, e.g. `512MiB`."""
-    return int(text[:-3]) << {"KiB": 10, "MiB": 20, "GiB": 30}[text[-3:]]
+    return int(text[:-3]) << dict(_UNITS)[text[-3:]]
+
+
+def pool_text(size: int) -> str:
+    """The inverse: in the largest unit that leaves a whole number."""
+    unit, shift = next((each for each in _UNITS if size % (1 << each[1]) == 0), _UNITS[-1])
+    return f"{size >> shift}{unit}"
 
 
 def sized(size: int | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trtforge.graph.labels import label
-from trtforge.lint.dla.sizes import pool_bytes
+from trtforge.lint.dla.sizes import pool_bytes, pool_text
 from trtforge.lint.rule import Finding, Rule
 from trtforge.memory import human_bytes
 
@@ -59,5 +59,4 @@ class DlaMemory(Rule):
 
 def _pool_for(size: int) -> str:
     """The smallest pool that holds more, as recipes write it: a power of two."""
-    power = max(size.bit_length(), 20)
-    return f"{1 << power - 30}GiB" if power >= 30 else f"{1 << power - 20}MiB"
+    return pool_text(1 << max(size.bit_length(), 20))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trtforge.lint.dla.sizes import pool_bytes
+from trtforge.lint.dla.sizes import pool_bytes, pool_text
 from trtforge.lint.rule import Finding, Rule
 
 if TYPE_CHECKING:
@@ -40,19 +40,14 @@ class DlaSram(Rule):
             return
         said, there = context.engine.dla.sram, int(dla.sram_mib * (1 << 20))
         size, count = pool_bytes(said), len(context.placement.loadables)
-        whole, compare = _pool(there), "trtforge tune RECIPE measures both on the device"
+        whole, compare = pool_text(there), "trtforge tune RECIPE measures both on the device"
         if size > there:
             owner = "all cores share" if dla.sram_shared else "a core has"
             message = f"the engine asks for {said} of managed SRAM, and {owner} {whole}"
             yield self.finding("dla.sram", message, f"write dla: {{sram: {whole}}}", severity="warning")
         elif not dla.sram_shared and count > 1 and size == there:
             message = f"each of {count} loadables may take {said} of SRAM, and the core has {whole} for all of them"
-            yield self.finding("dla.sram", message, f"try dla: {{sram: {_pool(there // 2)}}} too; {compare}")
+            yield self.finding("dla.sram", message, f"try dla: {{sram: {pool_text(there // 2)}}} too; {compare}")
         elif not dla.sram_shared and count == 1 and size < there:
             message = f"the only loadable could have all {whole} of the core's SRAM, and the recipe gives it {said}"
             yield self.finding("dla.sram", message, f"try dla: {{sram: {whole}}} too; {compare}")
-
-
-def _pool(size: int) -> str:
-    """Bytes as recipes write them."""
-    return f"{size >> 20}MiB" if size % (1 << 20) == 0 else f"{size >> 10}KiB"

@@ -43,11 +43,10 @@ class InvalidLayer(Rule):
     severity = "error"
 
     def check(self, context: Context) -> Iterator[Finding]:
-        functions = {(function.domain, function.name) for function in context.model.proto.functions}
         softer: Severity = "error" if context.onnxruntime_reads else "warning"
         together: dict[tuple[str, Severity], list[NodeProto]] = {}
         for node in context.nodes:
-            if node.domain not in DEFAULT_DOMAINS or (node.domain, node.op_type) in functions:
+            if node.domain not in DEFAULT_DOMAINS or (node.domain, node.op_type) in context.functions:
                 continue
             if why := _contradiction(context, node):
                 together.setdefault((why, "error"), []).append(node)

@@ -64,10 +64,9 @@ class UnknownOperator(Rule):
     severity = "error"
 
     def check(self, context: Context) -> Iterator[Finding]:
-        functions = {(function.domain, function.name) for function in context.model.proto.functions}
         together: dict[tuple[str, str, _Fault], list[NodeProto]] = {}
         for node in context.nodes:
-            if (node.domain, node.op_type) not in functions and not _is_onnx(context, node):
+            if (node.domain, node.op_type) not in context.functions and not _is_onnx(context, node):
                 name = node.op_type if node.domain in DEFAULT_DOMAINS else f"{node.domain}::{node.op_type}"
                 fix = _NO_OPTIMIZER if node.domain.startswith(_ONNXRUNTIMES) else _WRITE_OUT
                 if (fault := _fault(context, node)) is not None:

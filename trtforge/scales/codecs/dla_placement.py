@@ -13,17 +13,16 @@ from onnx import GraphProto, NodeProto
 
 from trtforge.graph.index import Index
 from trtforge.graph.labels import label
-from trtforge.scales.codecs.placement import WEIGHTED, Placement
+from trtforge.scales.codecs.placement import FUSES_AFTER_CONV, WEIGHTED, Placement, of_float32
 from trtforge.scales.table import TensorRange
 from trtforge.targets.dla_layers import dla_layers
 
 _FUSING = (*WEIGHTED, "BatchNormalization", "Add", "Sub", "Mul", "Sum")
-_FUSED = ("BatchNormalization", "Relu", "LeakyRelu", "PRelu", "Clip")
 
 
 def cover(placement: Placement, graph: GraphProto, ranges: Mapping[str, TensorRange], skip: Container[str]) -> None:
-    """Add them to a placement, in place. ``ranges``: of float32 tensors. ``skip``: labels of nodes that stay float."""
-    index = Index(graph)
+    """Add them to a placement, in place. ``skip``: labels of nodes that stay float."""
+    index, ranges = Index(graph), of_float32(graph, ranges)
     int8 = {node.output[0] for at, node in enumerate(graph.node) if _is_int8(placement, at, node, skip)}
 
     def touches(node: NodeProto | None) -> bool:
@@ -56,4 +55,4 @@ def _fuses(index: Index, maker: NodeProto | None, reader: NodeProto) -> bool:
     if maker is None or maker.op_type not in _FUSING or index.only_consumer(maker.output[0]) is None:
         return False
     bias = reader.op_type == "Add" and any(index.constant(name) is not None for name in reader.input)
-    return reader.op_type in _FUSED or (bias and maker.op_type in WEIGHTED)
+    return reader.op_type in FUSES_AFTER_CONV or (bias and maker.op_type in WEIGHTED)

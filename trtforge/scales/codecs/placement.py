@@ -25,7 +25,7 @@ from trtforge.scales.table import TensorRange
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 POOLS = ("AveragePool", "GlobalAveragePool")
-_FUSES_AFTER_CONV = ("BatchNormalization", "Relu", "LeakyRelu", "PRelu", "Clip")
+FUSES_AFTER_CONV = ("BatchNormalization", "Relu", "LeakyRelu", "PRelu", "Clip")
 
 Edge = tuple[int, int]
 """(position of a node in the graph, position of one of its inputs)"""
@@ -69,14 +69,14 @@ class Placement:
 def place(graph: GraphProto, ranges: Mapping[str, TensorRange], policy: Quantize) -> Placement:
     """Decide every pair. ``ranges``: the tensors whose scale is known."""
     placement = Placement()
-    others = other_types(graph)
+    others = _other_types(graph)
     nodes = [
         (position, node)
         for position, node in enumerate(graph.node)
         if node.domain in ("", "ai.onnx") and label(node) not in policy.skip
     ]
     _place_weighted(placement, graph, ranges, policy, others)
-    ranges = {name: seen for name, seen in ranges.items() if name not in others}
+    ranges = of_float32(graph, ranges)
     upstream = _Upstream(graph, placement)
     for position, node in nodes:
         if node.op_type == "Add":
@@ -87,7 +87,13 @@ def place(graph: GraphProto, ranges: Mapping[str, TensorRange], policy: Quantize
     return placement
 
 
-def other_types(graph: GraphProto) -> dict[str, str]:
+def of_float32(graph: GraphProto, ranges: Mapping[str, TensorRange]) -> dict[str, TensorRange]:
+    """The ranges without those of tensors that a float32 scale does not fit."""
+    others = _other_types(graph)
+    return {name: seen for name, seen in ranges.items() if name not in others}
+
+
+def _other_types(graph: GraphProto) -> dict[str, str]:
     """Tensors the graph states another type for than float32: a float32 scale does not fit them."""
     return {
         value.name: TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
@@ -218,7 +224,7 @@ class _Upstream:
             seen.add(current)
             if current in self._from_conv:
                 return True
-            if node.op_type in _FUSES_AFTER_CONV:
+            if node.op_type in FUSES_AFTER_CONV:
                 pending.append(node.input[0])
             elif node.op_type == "Add":
                 pending.extend(node.input)

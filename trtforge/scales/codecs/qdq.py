@@ -25,9 +25,10 @@ from trtforge.graph.model import Model
 from trtforge.graph.weights import Parked, park, read_tensor
 from trtforge.recipe.models import Quantize
 from trtforge.scales.codecs.dla_placement import cover
-from trtforge.scales.codecs.placement import WEIGHTED, FloatNode, Placement, WeightRead, other_types, place
+from trtforge.scales.codecs.placement import WEIGHTED, FloatNode, Placement, WeightRead, place
 from trtforge.scales.codecs.prune import drop_unused_constants
 from trtforge.scales.codecs.qdq_extract import extract
+from trtforge.scales.codecs.qdq_refused import is_linear
 from trtforge.scales.codecs.weights import channel_scales, quantize
 from trtforge.scales.table import ScaleTable
 
@@ -127,9 +128,7 @@ def insert(
     if not placement.quantized:
         _raise_nothing_to_do(model.proto, placement)
     if for_dla:
-        others = other_types(model.proto.graph)
-        ranges = {name: seen for name, seen in table.ranges.items() if name not in others}
-        cover(placement, model.proto.graph, ranges, policy.skip)
+        cover(placement, model.proto.graph, table.ranges, policy.skip)
     skeleton, parked = park(model.proto)
     writer = _Writer(Model(skeleton, model.folder), parked, table, weights)
     writer.write(placement)
@@ -155,9 +154,7 @@ def _check_ready(proto: ModelProto, policy: Quantize) -> None:
 
 def refuse_quantized(proto: ModelProto) -> None:
     """Raises QdqNotPlain (CAL232) for a model that has Q/DQ nodes already."""
-    for node in proto.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            continue
+    if (node := next(filter(is_linear, proto.graph.node), None)) is not None:
         raise QdqNotPlain(
             "the model is quantized already",
             where=label(node),
